@@ -101,13 +101,13 @@ def _renumbered(labels, key):
     for number, at in enumerate(members): new[at] = number
     return new
 
-# %% ../nbs/04_clustering.ipynb #8436ec7a
+# %% ../nbs/04_clustering.ipynb #0c44b535
 def network_modules(
     J: np.ndarray, # (n_programs, n_programs); J[i, j] is the effect of j on i; taken as directed where it is not symmetric
     *,
     names: list[str] | None = None, # of the programs; P1, P2, ... if None
     resolution: float = 2.0, # higher: more and smaller modules
-    negative_resolution: float | None = None, # weight of the chance term among inhibiting edges; `resolution` if None
+    negative_resolution: float = 1.0, # weight of the chance term among inhibiting edges
     seed: int = 0, # of the order in which programs are visited
 ) -> Modules:
     "Signed communities of programs; raises `ValueError` on a J that is not square and finite, or names that don't fit"

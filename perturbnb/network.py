@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT_VERSION', 'screen_design', 'free_design', 'SpinNetwork', 'infer_network', 'fit_quality']
 
-# %% ../nbs/02_network.ipynb #a95e3af4
+# %% ../nbs/02_network.ipynb #bee3ea2e
 import time
 import warnings
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from .common import check_finite, check_whole, logger, nearest, seeds_for, written_whole
+from .common import check_finite, check_whole, logger, nearest, written_whole
 from .model import check_spins, gibbs_sample, moments
 
 # %% ../nbs/02_network.ipynb #f973fe30
@@ -299,13 +299,13 @@ class SpinNetwork:
         state = "converged" if self.converged else "NOT converged"
         return f"SpinNetwork: {len(self.names)} spins, {len(self.samples)} samples, {len(self.terms)} terms, {state} after {len(self.history)} gradients"
 
-# %% ../nbs/02_network.ipynb #8a6b9390
+# %% ../nbs/02_network.ipynb #14e6789a
 FORMAT_VERSION = 1
 
 def _write_network(network, path, layers):
     "As AnnData, samples × spins, in one file"
     adata = AnnData(network.h, obs=network.samples.copy(), var=pd.DataFrame(index=network.names), layers=layers)
-    for column in adata.obs.columns[adata.obs.dtypes == object]: adata.obs[column] = adata.obs[column].astype(str)
+    for column in adata.obs.select_dtypes(exclude=["number", "bool", "category"]): adata.obs[column] = adata.obs[column].astype(str)
     adata.varp["J"], adata.obsm["design"] = network.J, network.design
     adata.varm["coefficients"], adata.varm["coefficient_sd"] = network.coefficients.T, network.coefficient_sd.T
     adata.uns = {"terms": network.terms, "history": network.history, "format_version": FORMAT_VERSION, "kind": "SpinNetwork",
@@ -314,11 +314,15 @@ def _write_network(network, path, layers):
 
 def _read_network(path):
     "What `_write_network` wrote"
-    adata = read_h5ad(path)
-    uns = adata.uns
+    try: adata = read_h5ad(path)
+    except OSError as error:
+        if not Path(path).is_file(): raise
+        raise ValueError(f"path must name a readable .h5ad file, got {Path(path).name!r}: {error}") from error
+    uns, samples = adata.uns, adata.obs
+    for column in samples.select_dtypes("category"): samples[column] = samples[column].tolist()     # the file format made them categories
     if uns.get("kind") != "SpinNetwork": raise ValueError(f"path must name a file written by SpinNetwork.save, got {Path(path).name!r}")
     if int(uns["format_version"]) > FORMAT_VERSION: raise ValueError(f"path was written by a newer perturbnb (format {int(uns['format_version'])}, this one reads {FORMAT_VERSION})")
-    return SpinNetwork(adata.varp["J"], adata.varm["coefficients"].T, adata.varm["coefficient_sd"].T, adata.obsm["design"], uns["terms"], adata.obs,
+    return SpinNetwork(adata.varp["J"], adata.varm["coefficients"].T, adata.varm["coefficient_sd"].T, adata.obsm["design"], uns["terms"], samples,
                        list(adata.var_names), float(uns["l2_response"]), uns["history"], bool(uns["converged"]), dict(uns["parameters"]))
 
 # %% ../nbs/02_network.ipynb #5e6f0a43

@@ -77,7 +77,7 @@ def _read_screen(
     try: return ad.read_h5ad(path)
     except Exception as e: raise ValueError(f"screen: {path.name!r} cannot be read as .h5ad, it may be truncated or damaged ({type(e).__name__})") from e
 
-# %% ../nbs/00_preprocess.ipynb #a9d63e75
+# %% ../nbs/00_preprocess.ipynb #520c266a
 def _fault(X) -> str:
     "What keeps the entries of `X`, dense or sparse, from being counts, in words; empty where nothing does"
     values = X.data if sparse.issparse(X) else np.asarray(X)
@@ -93,13 +93,14 @@ def _fault(X) -> str:
 
 def _counts(adata: ad.AnnData, layer: str | None) -> sparse.csr_matrix:
     "The counts of `adata` as CSR float32, checked; shares memory with `adata` where nothing had to change"
-    if layer is not None and layer not in adata.layers: raise ValueError(f"layer={layer!r} is not a layer: {nearest(layer, adata.layers)}")
+    layers = [name for name in adata.layers if name is not None]       # anndata 0.13 lists X as the layer None
+    if layer is not None and layer not in layers: raise ValueError(f"layer={layer!r} is not a layer: {nearest(layer, layers)}")
     X, name = (adata.X, "X") if layer is None else (adata.layers[layer], f"layer {layer!r}")
-    if X is None: raise ValueError(f"screen has no X; name the layer that holds the counts, layer=... Layers: {_listed(adata.layers)}")
+    if X is None: raise ValueError(f"screen has no X; name the layer that holds the counts, layer=... Layers: {_listed(layers)}")
     if 0 in X.shape: raise ValueError(f"screen is empty: {X.shape[0]} cells x {X.shape[1]} genes")
     X = X if sparse.issparse(X) else np.asarray(X)
     if fault := _fault(X):
-        others = [other for other in adata.layers if other != layer and not _fault(adata.layers[other])]
+        others = [other for other in layers if other != layer and not _fault(adata.layers[other])]
         advice = f" layer={others[0]!r} holds counts." if others else " Pass the raw counts in X, or name their layer."
         raise ValueError(f"{name} must hold counts, found {fault}.{advice}")
     return sparse.csr_matrix(X).astype(np.float32, copy=False)
@@ -492,7 +493,7 @@ def prepare_screen(
     _select_genes(adata, account, is_panel, min_cell_fraction, max_genes)
     return _finish(adata, account, options)
 
-# %% ../nbs/00_preprocess.ipynb #00e3a5c8
+# %% ../nbs/00_preprocess.ipynb #632c0982
 def _make_names_unique(adata: ad.AnnData):
     "Later bearers of a name get -1, -2, ...; counted in the log"
     for what, names, rename in [("gene", adata.var_names, adata.var_names_make_unique), ("cell", adata.obs_names, adata.obs_names_make_unique)]:
@@ -502,7 +503,7 @@ def _make_names_unique(adata: ad.AnnData):
 
 def _writable(table: pd.DataFrame):
     "What an .h5ad file cannot hold: columns of mixed objects become text, '/' in their names becomes '_'"
-    for key in table.select_dtypes(object).columns:
+    for key in [key for key in table if pd.api.types.is_object_dtype(table[key])]:
         if pd.api.types.infer_dtype(table[key], skipna=True) in ("string", "empty"): continue
         logger.info("column %r holds mixed types; stored as text", key)
         table[key] = pd.Categorical(_labels(table[key]))

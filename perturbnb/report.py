@@ -13,7 +13,7 @@ import nbformat
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-# %% ../nbs/07a_report.ipynb #a8636b0a
+# %% ../nbs/07a_report.ipynb #08853d68
 def _listed(words): # "a, b and c"
     words = list(words)
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
@@ -35,25 +35,29 @@ def summary_sentences(
     edges, cells, responses = tables["network"], record["summary"], tables["responses"]
     strong = edges[edges["J"].abs() > threshold]
     top = strongest_responses(responses, 4)
-    words = [f"**{row.target_gene}** {'raises' if row.response > 0 else 'lowers'} {row.program} ({row.response:+.2f}, {row.n_guides} guide{'s' * (row.n_guides != 1)})" for row in top.itertuples()]
+    def said(row): return f"**{row.target_gene}** {'raises' if row.response > 0 else 'lowers'} {row.program} ({row.response:+.2f}, {row.n_guides} guide{'s' * (row.n_guides != 1)})"
     genes = tables["programs"].query("rank <= 4").groupby("program", sort=False)["gene"].agg(", ".join)
     named = sorted(set(top["program"]), key=list(genes.index).index)
     return [f"{cells['n_cells']:,} cells with {cells['n_guides']} guides against {cells['n_targets']} targets; {cells['n_control_cells']:,} of the cells are controls.",
-            f"{len(genes)} gene programs, in {tables['modules']['module'].nunique()} modules. {len(strong)} of {len(edges)} possible edges between them are stronger than {threshold:g}: {(strong['J'] > 0).sum()} activating, {(strong['J'] < 0).sum()} inhibiting.",
-            f"The strongest responses: {_listed(words)}.",
+            f"{len(genes)} gene programs, in {tables['modules']['module'].nunique()} modules. {len(strong)} of {len(edges)} possible edges between them are stronger than {threshold:g}: "
+            f"{(strong['J'] > 0).sum()} activating, {(strong['J'] < 0).sum()} inhibiting.",
+            f"The strongest responses: {_listed(said(row) for row in top.itertuples())}.",
             "The programs in that sentence, by their heaviest genes: " + "; ".join(f"{name} is {genes[name]}" for name in named) + ".",
-            f"The targets fall into {tables['groups']['group'].nunique()} groups that act alike."]
+            f"By the modules they push, the targets fall into {tables['groups']['group'].nunique()} groups."]
 
-# %% ../nbs/07a_report.ipynb #75ef5527
+# %% ../nbs/07a_report.ipynb #eea91b0a
 def quality_sentences(
     record: dict, # with `fit`, `converged` and `truth`
 ) -> list[str]: # markdown
     "How far the results can be trusted, in sentences"
     fit, truth = record["fit"], record.get("truth")
     words = ["The network fit " + ("converged." if record["converged"] else "**did not converge**: read the network with caution."),
-             f"Cells drawn from the fitted network have program levels per sample that follow the observed ones with r = {fit['r_means']:.2f}, and covariances of programs with r = {fit['r_covariances']:.2f}. Knowing a cell's other programs and its perturbation explains {fit['deviance_explained']:.0%} of the deviance of a program's level.",
-             "Responses are pulled towards zero according to how many cells speak for them. The spread between the guides of a target is given beside each; there are no p-values yet, so take a response from one guide, or one smaller than its spread, as a hint."]
-    if truth: words.append(f"This screen is simulated, so the truth is known: genes are assigned to the planted programs with an adjusted Rand index of {truth['programs_adjusted_rand']:.2f}, couplings follow the planted ones with r = {truth['r_J']:.2f} and target responses with r = {truth['r_response']:.2f}.")
+             f"Cells drawn from the fitted network have program levels per sample that follow the observed ones with r = {fit['r_means']:.2f}, and covariances of programs "
+             f"with r = {fit['r_covariances']:.2f}. Knowing a cell's other programs and its perturbation explains {fit['deviance_explained']:.0%} of the deviance of a program's level.",
+             "Responses are pulled towards zero according to how many cells speak for them. The spread between the guides of a target is given beside each; "
+             "there are no p-values yet, so take a response from one guide, or one smaller than its spread, as a hint."]
+    if truth: words.append(f"This screen is simulated, so the truth is known: genes are assigned to the planted programs with an adjusted Rand index of {truth['programs_adjusted_rand']:.2f}, "
+                           f"couplings follow the planted ones with r = {truth['r_J']:.2f} and target responses with r = {truth['r_response']:.2f}.")
     return words
 
 def methods_paragraph(
@@ -62,14 +66,37 @@ def methods_paragraph(
     "What was done, ready for a paper"
     p, versions = record["parameters"], record["versions"]
     listed = _listed(f"{name} {version}" for name, version in versions.items() if name != "perturbnb")
-    return (f"Counts were log-normalised, and gene programs found by consensus orthogonal non-negative matrix factorisation ({p['n_programs']} programs, {p['n_repeats']} bootstrap repeats; number of programs: {p['n_programs_reason']}). "
-            "Usage of each program was cut into three levels by optimal one-dimensional 3-means, leaving perturbed genes out. A three-state spin network (after D-SPIN, Jiang et al. 2023) with one coupling matrix and fields linear in batch and guide, "
-            "controls being the reference, was fitted by penalised pseudo-likelihood, the strength of shrinkage by empirical Bayes. Responses of targets are means over their guides. Modules of programs and groups of targets were found by signed multiplex Leiden clustering. "
+    return ("Counts were log-normalised, and gene programs found by consensus orthogonal non-negative matrix factorisation "
+            f"({p['n_programs']} programs, {p['n_repeats']} bootstrap repeats; number of programs: {p['n_programs_reason']}). "
+            "Usage of each program, leaving perturbed genes out, was cut into three levels by optimal one-dimensional 3-means. "
+            "A three-state spin network (after D-SPIN, Jiang et al. 2023) with one coupling matrix and fields linear in batch and guide, controls being the reference, "
+            "was fitted by penalised pseudo-likelihood, the strength of shrinkage by empirical Bayes. Responses of targets are means over their guides. "
+            "Modules of programs and groups of targets were found by signed multiplex Leiden clustering. "
             f"Done with perturbnb {versions.get('perturbnb', '')}" + (f" ({listed})" if listed else "") + f", seed {record['seed']}.")
 
-# %% ../nbs/07a_report.ipynb #077830d1
-_TABLES = """import pandas as pd
-pd.set_option("display.precision", 3)"""
+# %% ../nbs/07a_report.ipynb #e311d11d
+_SETTINGS = """import pandas as pd
+from IPython.display import Image
+pd.set_option("display.precision", 3, "display.max_colwidth", None)"""
+
+_PROSE = {
+    "cells": """## Cells
+
+What was removed or left out before the analysis, and why.""",
+    "programs": """## Programs
+
+Every gene belongs to one program. A program is read by its heaviest genes. All genes are in `programs.csv`.""",
+    "network": """## Network
+
+Red raises, blue lowers. A program's level is −1, 0 or +1 in a cell; a coupling of 1 between two programs makes both being high
+2.7 times as likely as it would be without. Edges are in `network.csv`.""",
+    "responses": """## Responses
+
+What each perturbation does to each program, controls being zero; effects that reach a program through another one are not counted.
+All are in `responses.csv`.""",
+    "groups": """## Modules and groups
+
+Modules are programs that go together, groups are perturbations that push the same modules."""}
 
 def _table_cell(file, then=""): return new_code_cell(f'pd.read_csv("{file}"){then}')
 
@@ -89,20 +116,15 @@ def make_report(
 ) -> nbformat.NotebookNode: # not executed yet
     "The notebook of a run"
     def listing(lines): return "\n".join(f"- {line}" for line in lines)
+    def joined(by, column, heading): return f'.groupby("{by}", sort=False)["{column}"].agg(", ".join).to_frame("{heading}").style.set_properties(**{{"text-align": "left"}})'
     cells = [new_markdown_cell(f"# {title}\n\nGene programs, their network, and what each perturbation does to them.")]
     if record["warnings"]: cells.append(new_markdown_cell("## Read this first\n\n" + listing(record["warnings"])))
-    cells += [new_markdown_cell("## In short\n\n" + listing(summary_sentences(tables, record)) + "\n\n## How far to trust it\n\n" + listing(quality_sentences(record))),
-              new_code_cell(_TABLES + "\nfrom IPython.display import Image"),
-              new_markdown_cell("## Cells\n\nWhat was removed or left out before the analysis, and why."), _table_cell("removed.csv"), *_figure_cells(figures, "qc"),
-              new_markdown_cell("## Programs\n\nEvery gene belongs to one program. A program is read by its heaviest genes. All genes are in `programs.csv`."),
-              _table_cell("programs.csv", '.query("rank <= 8").groupby("program", sort=False)["gene"].agg(", ".join).to_frame("heaviest genes").style.set_properties(**{"text-align": "left"})'),
-              *_figure_cells(figures, "program_choice", "programs_umap"),
-              new_markdown_cell("## Network\n\nRed raises, blue lowers. A program's level is −1, 0 or +1 in a cell; a coupling of 1 between two programs makes both being high 2.7 times as likely as it would be without. Edges are in `network.csv`."),
-              *_figure_cells(figures, "network", "network_diagram", "network_umap"), _table_cell("network.csv", ".head(10)"),
-              new_markdown_cell("## Responses\n\nWhat each perturbation does to each program, controls being zero; effects that reach a program through another one are not counted. All are in `responses.csv`."),
-              *_figure_cells(figures, "responses"), _table_cell("responses.csv", '.sort_values("response", key=abs, ascending=False).head(12)'),
-              new_markdown_cell("## Who acts alike\n\nModules are programs that go together, groups are perturbations that push the same modules."), *_figure_cells(figures, "groups", "fan"),
-              _table_cell("groups.csv", '.groupby("group")["target_gene"].agg(", ".join).to_frame("targets").style.set_properties(**{"text-align": "left"})'),
+    cells += [new_markdown_cell("## In short\n\n" + listing(summary_sentences(tables, record)) + "\n\n## How far to trust it\n\n" + listing(quality_sentences(record))), new_code_cell(_SETTINGS),
+              new_markdown_cell(_PROSE["cells"]), _table_cell("removed.csv"), *_figure_cells(figures, "qc"),
+              new_markdown_cell(_PROSE["programs"]), _table_cell("programs.csv", '.query("rank <= 8")' + joined("program", "gene", "heaviest genes")), *_figure_cells(figures, "program_choice", "programs_umap"),
+              new_markdown_cell(_PROSE["network"]), *_figure_cells(figures, "network", "network_diagram", "network_umap"), _table_cell("network.csv", ".head(10)"),
+              new_markdown_cell(_PROSE["responses"]), *_figure_cells(figures, "responses"), _table_cell("responses.csv", '.sort_values("response", key=abs, ascending=False).head(12)'),
+              new_markdown_cell(_PROSE["groups"]), *_figure_cells(figures, "groups", "fan"), _table_cell("groups.csv", joined("group", "target_gene", "targets")),
               new_markdown_cell("## Methods\n\n" + methods_paragraph(record) + "\n\nParameters, versions, and time and memory of every stage are in `run.json`.")]
     notebook = new_notebook(cells=cells, metadata={"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "title": title})
     return notebook

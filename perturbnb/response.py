@@ -214,7 +214,7 @@ def _tidy(self):
     frame = frame.assign(**measures)
     return frame[first + list(measures) + [column for column in frame if column not in first and column not in measures]]
 
-# %% ../nbs/03_response.ipynb #7ff1cf3f
+# %% ../nbs/03_response.ipynb #a04f1ab2
 def _save(self, path):
     about = {"kind": "response", "format_version": _FORMAT_VERSION, "level": self.level, "row_name": str(self.table.index.name or self.level), "parameters": dict(self.parameters)}
     adata = ad.AnnData(np.array(self.values), obs=self.table.copy(), var=pd.DataFrame(index=pd.Index(self.names, name="program")), uns={"perturbnb": about})
@@ -230,5 +230,5 @@ def _load(path):
     if about.get("kind") != "response": raise ValueError(f"path must hold a saved response, got {str(path)!r}")
     if about["format_version"] > _FORMAT_VERSION: raise ValueError(f"path holds format_version {about['format_version']}, newer than {_FORMAT_VERSION}: update perturbnb")
     table = adata.obs.rename_axis(about["row_name"])
-    for column in table.select_dtypes("category"): table[column] = table[column].astype(object)
+    for column in table.columns.difference(table.select_dtypes(["number", "bool"]).columns): table[column] = table[column].tolist()   # text as this pandas holds it
     return Response(adata.X, table, list(adata.var_names), about["level"], adata.layers["spread"] if "spread" in adata.layers else None, dict(about["parameters"]))

@@ -17,7 +17,7 @@ from .common import check_whole, seeds_for
 from .model import gibbs_sample
 from .preprocess import G2M_GENES, S_GENES
 
-# %% ../nbs/00b_simulate.ipynb #edbac51d
+# %% ../nbs/00b_simulate.ipynb #195c9901
 MITOCHONDRIAL = tuple(f"MT-{name}" for name in "ND1 ND2 CO1 CO2 ATP8 ATP6 CO3 ND3 ND4L ND4 ND5 ND6 CYB".split())
 
 def _program_names(n_programs):
@@ -38,11 +38,13 @@ def _plant_genes(n_genes, programs, targets, rng):
     names[rng.choice(np.flatnonzero(np.char.startswith(names.astype(str), "G0")), len(targets), replace=False)] = targets
     level = rng.lognormal(0, 1, n_genes)
     mito = np.isin(names, MITOCHONDRIAL)
+    own = program != ""
+    level[own] *= 0.3 / 0.7 * level[~own & ~mito].sum() / level[own].sum()
     level[mito] *= 0.05 * level[~mito].sum() / level[mito].sum()
     genes = pd.DataFrame({"program": program, "level": level / level.sum(), "weight": rng.uniform(0.5, 1.2, n_genes) * (program != "")}, index=names)
     return genes.iloc[rng.permutation(n_genes)]
 
-# %% ../nbs/00b_simulate.ipynb #990c03e8
+# %% ../nbs/00b_simulate.ipynb #2b5430c9
 def _plant_network(programs, rng):
     "Modular, sparse, signed J and the module of each program"
     n = len(programs)
@@ -60,7 +62,7 @@ def _plant_responses(n_targets, n_programs, rng):
     profiles = np.zeros((n_groups, n_programs))
     for profile in profiles[:-1]:
         hit = rng.choice(n_programs, min(3, n_programs), replace=False)
-        profile[hit] = rng.choice([-1, 1], len(hit)) * rng.uniform(0.9, 1.6, len(hit))
+        profile[hit] = rng.choice([-1, 1], len(hit)) * rng.uniform(1.2, 2.2, len(hit))
     own = rng.normal(0, 0.3, (n_targets, n_programs)) * (rng.random((n_targets, n_programs)) < 0.15)
     return np.where((group == n_groups - 1)[:, None], 0, profiles[group] * rng.uniform(0.7, 1.2, (n_targets, 1)) + own), group
 
@@ -100,7 +102,7 @@ def _count_molecules(log_usage, genes, programs, log_extra, library, rng, dropou
         blocks.append(sparse.csr_matrix(counts.astype(np.float32)))
     return sparse.vstack(blocks, format="csr")
 
-# %% ../nbs/00b_simulate.ipynb #7bd13216
+# %% ../nbs/00b_simulate.ipynb #4b39996f
 def _guide_umis(guides, first, second, rng):
     "Guide molecules per cell, DataFrame cells × guides: the cell's own, and a little ambient"
     umis = rng.poisson(0.02, (len(first), len(guides)))
@@ -109,15 +111,16 @@ def _guide_umis(guides, first, second, rng):
     umis[double, second[double]] += 3 + rng.poisson(20, len(double))
     return pd.DataFrame(umis.astype(np.int32), columns=guides.index)
 
-def _check_sizes(n_cells, n_genes, n_programs, n_targets, n_guides, n_batches, shares):
+def _check_sizes(n_cells, n_genes, n_programs, n_targets, n_guides, n_batches, molecules, shares):
     "Raise `ValueError` on a screen that cannot be made"
     sizes = dict(n_programs=(n_programs, 2), n_targets=(n_targets, 1), n_batches=(n_batches, 1), n_cells=(n_cells, n_guides),
                  n_genes=(n_genes, 10 * n_programs + n_targets + 2 * len(MITOCHONDRIAL) + len(S_GENES + G2M_GENES)))
     for name, (value, minimum) in sizes.items(): check_whole(name, value, minimum)
     for name, share in shares.items():
         if not 0 <= share < 1: raise ValueError(f"{name} must be a share in [0, 1), got {share!r}")
+    if not 1 <= molecules <= 1e6: raise ValueError(f"molecules must be a number from 1 to a million, got {molecules!r}")
 
-# %% ../nbs/00b_simulate.ipynb #5e6840cb
+# %% ../nbs/00b_simulate.ipynb #cf13e29f
 def simulate_screen(
     n_cells: int = 6000, # cells, at least one per guide
     n_genes: int = 1000, # measured genes
@@ -131,14 +134,14 @@ def simulate_screen(
     escape_share: float = 0.1, # share of cells whose guide had no effect on them
     double_share: float = 0., # share of cells with a second guide
     low_quality_share: float = 0.02, # share of dying cells: few molecules, many of them mitochondrial
-    molecules: float = 3000., # median number of molecules per cell
+    molecules: float = 6000., # median number of molecules of a cell whose programs are all at level 0
     seed: int = 0, # decides everything
 ) -> AnnData: # X: counts; obs: guide, gene, batch; obsm["guide_counts"]; uns["truth"]: dict of DataFrames
     "A Perturb-seq screen with planted truth; raises `ValueError` on impossible sizes"
     check_whole("guides_per_target", guides_per_target, 1)
     check_whole("n_control_guides", n_control_guides, 1)
     n_guides = n_targets * guides_per_target + n_control_guides
-    _check_sizes(n_cells, n_genes, n_programs, n_targets, n_guides, n_batches, dict(
+    _check_sizes(n_cells, n_genes, n_programs, n_targets, n_guides, n_batches, molecules, dict(
         control_share=control_share, escape_share=escape_share, double_share=double_share, low_quality_share=low_quality_share))
     rng = np.random.default_rng(seeds_for("simulate", seed)[0])
     programs, targets = _program_names(n_programs), [f"TF{i + 1:02d}" for i in range(n_targets)]

@@ -1,0 +1,252 @@
+"Figures at sizes a reader of the notebooks does not see: labels that do not collide, settings left alone, arrows that point the right way."
+import io
+from types import SimpleNamespace
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.collections import LineCollection
+
+from perturbnb import network_plots, plots
+from perturbnb.embedding import _position_energy, embed_cells, program_positions
+
+GENES = "STAT1 JAK2 IFNGR1 IFNGR2 IRF1 SMAD4 SPI1 MYC BRD4 CUL3 CMTM6 ATF2 CAV1 CD86 ETV7 MARCH8 NFKBIA PDCD1LG2 POU2F2 STAT2 STAT3 STAT5A TNFRSF14 UBE2L6 IRF7".split()
+SIZES = [(5, 5, 300), (24, 25, 2000), (60, 300, 3000)]
+sizes = pytest.mark.parametrize("n_programs,n_targets,n_cells", SIZES, ids=["small", "tutorial", "large"])
+
+
+def screen(n_programs, n_targets, n_cells, seed=0):
+    "Planted arrays in the shape of results"
+    rng = np.random.default_rng(seed)
+    names, targets = [f"P{i + 1}" for i in range(n_programs)], (GENES + [f"ZNF{i + 100}" for i in range(n_targets)])[:n_targets]
+    module = np.sort(np.arange(n_programs) % max(2, n_programs // 6))
+    J = rng.normal(0, .4, (n_programs, n_programs)) * (rng.random((n_programs, n_programs)) < min(1, 4 / n_programs))
+    J = np.triu(J, 1) + np.triu(J, 1).T - .5 * np.eye(n_programs)
+    home = rng.integers(n_programs, size=n_cells)
+    umap = rng.uniform(-6, 9, (n_programs, 2))[home] + rng.normal(0, 1, (n_cells, 2))
+    usage = rng.gamma(1, .15, (n_cells, n_programs)) + np.eye(n_programs)[home] * rng.normal(1.5, .3, (n_cells, 1)).clip(0)
+    group = np.sort(np.arange(n_targets) % max(2, n_targets // 8))
+    values = rng.normal(0, .8, (group.max() + 1, n_programs))[group] + rng.normal(0, .1, (n_targets, n_programs))
+    obs = pd.DataFrame({"target_gene": rng.choice([*targets, "control"], n_cells)}, index=[f"c{i}" for i in range(n_cells)])
+    return SimpleNamespace(names=names, targets=targets, J=J, umap=umap, usage=usage, module=module, group=group, values=values,
+                           network=SimpleNamespace(J=J, names=names), programs=SimpleNamespace(usage=usage, names=names),
+                           response=SimpleNamespace(values=values, names=names, spread=np.full(values.shape, .3), table=pd.DataFrame(index=targets), level="target"),
+                           adata=ad.AnnData(obs=obs, obsm={"X_umap": umap}))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(monkeypatch):
+    "No plot shows, saves or changes settings"
+    monkeypatch.setattr(plt, "show", lambda *a, **k: pytest.fail("a plot called plt.show"))
+    before = dict(plt.rcParams)
+    yield
+    assert dict(plt.rcParams) == before
+    plt.close("all")
+
+
+def corners(text, renderer):
+    "Corners of a label's box, turned with it (of its letters, leaving out the line spacing)"
+    rotation = text.get_rotation()
+    text.set_rotation(0)
+    box = text.get_window_extent(renderer)
+    text.set_rotation(rotation)
+    anchor = text.get_transform().transform(text.get_position())
+    margin = 0.12 * box.height
+    points = np.array([[box.x0, box.y0 + margin], [box.x1, box.y0 + margin], [box.x1, box.y1 - margin], [box.x0, box.y1 - margin]]) - anchor
+    turn = np.deg2rad(rotation)
+    return points @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + anchor
+
+
+def overlap(a, b):
+    "Whether two rectangles share area (separating axes)"
+    for shape in (a, b):
+        for edge in np.diff(np.r_[shape, shape[:1]], axis=0)[:2]:
+            axis = np.array([-edge[1], edge[0]])
+            if (a @ axis).max() <= (b @ axis).min() + 1e-6 or (b @ axis).max() <= (a @ axis).min() + 1e-6: return False
+    return True
+
+
+def colliding(ax, texts):
+    ax.figure.draw_without_rendering()
+    renderer = ax.figure.canvas.get_renderer()
+    boxes = [(text.get_text(), corners(text, renderer)) for text in texts if text.get_text()]
+    return [(a, b) for i, (a, x) in enumerate(boxes) for b, y in boxes[:i] if overlap(x, y)]
+
+
+@sizes
+def test_labels_of_the_fan_do_not_collide_and_stay_inside(n_programs, n_targets, n_cells):
+    s = screen(n_programs, n_targets, n_cells)
+    ax = network_plots.perturbation_fan(s.umap, program_positions(s.umap, s.usage), s.response, s.group)
+    labels = [text for text in ax.texts if text.get_text() in s.targets]
+    assert len(labels) == n_targets
+    assert not colliding(ax, labels)
+    assert all(-90 <= (text.get_rotation() + 180) % 360 - 180 <= 90 for text in labels)
+    assert not colliding(ax, [text for text in ax.texts if text.get_text() in s.names])
+    renderer, frame = ax.figure.canvas.get_renderer(), ax.figure.bbox
+    for text in labels:
+        box = text.get_window_extent(renderer)
+        assert box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
+    assert ax.get_aspect() == 1
+
+
+@sizes
+def test_fan_clears_the_cells(n_programs, n_targets, n_cells):
+    s = screen(n_programs, n_targets, n_cells)
+    places, angles, centre, radius = network_plots.fan_layout(s.umap, program_positions(s.umap, s.usage), s.group)
+    assert np.all(np.diff(angles) > 0) and angles[0] >= .05 * np.pi - 1e-9 and angles[-1] <= .95 * np.pi + 1e-9
+    above = s.umap[s.umap[:, 1] >= centre[1]]
+    assert (np.linalg.norm(above - centre, axis=1) < radius).mean() > 0.98
+
+
+@sizes
+def test_labels_on_the_map_do_not_collide(n_programs, n_targets, n_cells):
+    s = screen(n_programs, n_targets, n_cells)
+    for ax in (network_plots.network_on_umap(s.adata, s.network, s.programs), plots.plot_programs_on_umap(s.umap, s.programs)):
+        assert not colliding(ax, [text for text in ax.texts if text.get_text() in s.names])
+
+
+@sizes
+@pytest.mark.parametrize("layout", ["spring", "circle"])
+def test_labels_of_the_diagram_do_not_collide(n_programs, n_targets, n_cells, layout):
+    s = screen(n_programs, n_targets, n_cells)
+    ax = network_plots.network_diagram(s.network, positions=network_plots.network_positions(s.network, layout=layout, modules=s.module), modules=s.module)
+    assert len(ax.texts) == n_programs and not colliding(ax, ax.texts)
+
+
+@sizes
+def test_ticks_of_heatmaps_do_not_collide(n_programs, n_targets, n_cells):
+    s = screen(n_programs, n_targets, n_cells)
+    for ax in (plots.plot_response(s.response, modules=s.module, groups=s.group), plots.plot_response_dots(s.response), plots.plot_network(s.network, modules=s.module)):
+        for axis in (ax.xaxis, ax.yaxis):
+            labels = axis.get_ticklabels()
+            assert len(labels) in (n_programs, n_targets) and not colliding(ax, labels)
+
+
+def test_tutorial_settings():
+    s = screen(24, 25, 500)
+    ax = plots.plot_response(s.response)
+    assert tuple(ax.figure.get_size_inches()) == (16, 7) and ax.images[0].get_clim() == (-1.5, 1.5)
+    shown = ax.images[0].get_array()
+    assert shown.shape == (24, 25) and not np.any((np.abs(shown) > 0) & (np.abs(shown) <= .1))
+    assert plots.plot_network(s.network).images[0].get_clim() == (-1, 1)
+    fan = network_plots.perturbation_fan(s.umap, program_positions(s.umap, s.usage), s.response, s.group)
+    assert tuple(fan.figure.get_size_inches()) == (20, 20)
+    assert plots.POSITIVE == "#E84B23" and plots.NEGATIVE == "#3285CC" and plots.NODE == "#f0dab1"
+    assert plots.DIVERGING(0.5)[:3] == (1, 1, 1)
+
+
+def test_order_decides_rows_and_columns():
+    s = screen(6, 8, 100)
+    order = SimpleNamespace(row_order=np.arange(8)[::-1], program_order=np.arange(6)[::-1], program_labels=np.arange(6) // 2, row_labels=np.arange(8)[None] // 4)
+    ax = plots.plot_response(s.response, order=order, threshold=0)
+    assert [label.get_text() for label in ax.get_xticklabels()] == s.targets[::-1]
+    np.testing.assert_array_equal(ax.images[0].get_array(), s.values[::-1, ::-1].T)
+    assert len(ax.lines) == 2 + 1 and not ax.texts
+
+
+def test_the_same_figure_twice():
+    s = screen(10, 12, 400)
+    positions = program_positions(s.umap, s.usage)
+    pictures = []
+    for _ in range(2):
+        np.random.rand()        # a global state that changed must not matter
+        ax = network_plots.perturbation_fan(s.umap, positions, s.response, s.group)
+        out = io.BytesIO()
+        ax.figure.savefig(out, format="png", dpi=30)
+        pictures.append(out.getvalue())
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("draw", ["plot_network", "plot_response", "plot_programs_on_umap"])
+@pytest.mark.parametrize("format", ["pdf", "ps", "svg"])
+def test_text_stays_text(draw, format):
+    s = screen(5, 6, 200)
+    result = {"plot_network": (s.network,), "plot_response": (s.response,), "plot_programs_on_umap": (s.umap, s.programs)}[draw]
+    out = io.BytesIO()
+    with plots.style(): getattr(plots, draw)(*result).figure.savefig(out, format=format)
+    written = out.getvalue()
+    if format == "svg": assert b"<text" in written
+    if format == "pdf": assert b"/Type3" not in written and b"/FontFile2" in written
+    if format == "ps": assert b"/FontType 42" in written
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("regulator,regulated", [(0, 1), (1, 0)])
+def test_arrows_point_from_regulator_to_regulated(regulator, regulated, sign):
+    J = np.diag([.9, .9])
+    J[regulated, regulator] = .6 * sign
+    positions = np.array([[0., 0], [1, 0]])
+    ax = network_plots.network_diagram(J, names=["A", "B"], positions=positions)
+    arrow, = ax.patches
+    assert arrow.get_gid() == f"{'AB'[regulator]}->{'AB'[regulated]}"
+    ax.figure.draw_without_rendering()
+    start, end = np.asarray(arrow._posA_posB)
+    np.testing.assert_array_equal((start, end), positions[[regulator, regulated]])
+    heat = plots.plot_network(J, names=["A", "B"])
+    row, column = np.argwhere(np.asarray(heat.images[0].get_array()) != 0)[0]
+    assert (row, column) == (regulated, regulator) and (heat.get_xlabel(), heat.get_ylabel()) == ("regulator", "regulated")
+
+
+def test_prune_leaves_out_the_unconnected():
+    J = np.zeros((4, 4))
+    J[0, 1] = J[1, 0] = .5
+    assert [text.get_text() for text in network_plots.network_diagram(J, prune=True).texts] == ["P1", "P2"]
+    assert len(network_plots.network_diagram(J).texts) == 4
+
+
+def test_no_edges_one_program_one_target():
+    s = screen(5, 5, 100)
+    assert len(network_plots.network_diagram(np.zeros((5, 5))).texts) == 5
+    assert len(network_plots.network_diagram(np.zeros((1, 1))).texts) == 1
+    for n in (1, 2):
+        ax = network_plots.perturbation_fan(s.umap, program_positions(s.umap, s.usage), s.values[:n], np.zeros(n, int), names=s.names, targets=s.targets[:n])
+        ax.figure.draw_without_rendering()
+        plots.plot_response(s.values[:n], names=s.names)
+    quiet = network_plots.perturbation_fan(s.umap, program_positions(s.umap, s.usage), 0 * s.values, s.group[:5])
+    assert not any(len(c.get_segments()) for c in quiet.collections if isinstance(c, LineCollection))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 8), st.floats(0, 20), st.integers(0, 99))
+def test_gradient_of_positions(n, repulsion, seed):
+    rng = np.random.default_rng(seed)
+    centroids = rng.normal(0, 2, (n, 2))
+    p = (np.c_[np.arange(n), np.zeros(n)] + rng.uniform(-.3, .3, (n, 2))).ravel()
+    step = 1e-6
+    numeric = [(_position_energy(p + step * e, centroids, repulsion)[0] - _position_energy(p - step * e, centroids, repulsion)[0]) / (2 * step) for e in np.eye(2 * n)]
+    np.testing.assert_allclose(_position_energy(p, centroids, repulsion)[1], numeric, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_of_programs_on_one_spot_or_never_used():
+    umap, usage = np.zeros((50, 2)), np.ones((50, 6))
+    usage[:, 5] = 0
+    positions = program_positions(umap, usage)
+    apart = np.linalg.norm(positions[:, None] - positions, axis=2) + 9 * np.eye(6)
+    assert np.isfinite(positions).all() and apart.min() > 0.8
+    np.testing.assert_array_equal(positions, program_positions(umap, usage))
+
+
+def test_existing_map_is_used_as_it_is():
+    s = screen(5, 5, 60)
+    np.testing.assert_array_equal(embed_cells(s.adata), s.umap)
+    keys = list(s.adata.obsm)
+    copied = embed_cells(s.adata, copy=True)
+    assert copied is not s.adata and list(s.adata.obsm) == keys
+
+
+@pytest.mark.parametrize("call,message", [
+    (lambda s: plots.plot_levels(s.usage, np.zeros((2, 2))), "two thresholds"),
+    (lambda s: plots.plot_usage_on_umap(s.umap, s.usage, axes=[plt.figure().add_subplot()]), "at least 5 Axes"),
+    (lambda s: plots.plot_response(s.response, limit=0), "limit must be above 0"),
+    (lambda s: plots.plot_response(s.response, targets=["A"]), "one name per row"),
+    (lambda s: plots.plot_network(s.values[:, :3]), "square"),
+    (lambda s: plots.plot_network(s.network, modules=[0, 1]), "one label for each of 5"),
+    (lambda s: program_positions(s.umap, s.usage, repulsion=-1), "repulsion"),
+    (lambda s: network_plots.network_on_umap(s.adata, s.network, s.programs, color="targets"), "did you mean 'target_gene'"),
+])
+def test_errors_name_the_argument(call, message):
+    with pytest.raises(ValueError, match=message): call(screen(5, 5, 100))
