@@ -6,30 +6,28 @@
 __all__ = ['STAGES', 'app', 'Analysis', 'analyse_screen', 'example_analysis', 'compare_with_truth', 'result_tables', 'run',
            'main']
 
-# %% ../nbs/08_pipeline.ipynb #a4a25b72
+# %% ../nbs/08_pipeline.ipynb #11148164
 import json
 import logging
 import os
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timezone
-from functools import cached_property
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from filelock import FileLock, Timeout
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import perturbnb as pnb
-from .common import check_whole, logger, nearest
+from .common import check_whole, logger
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,7 +223,7 @@ def _staging(
         shutil.rmtree(part, ignore_errors=True)
         lock.release()
 
-# %% ../nbs/08_pipeline.ipynb #25462b96
+# %% ../nbs/08_pipeline.ipynb #213e013d
 class _Warnings(logging.Handler):
     "Collects what was logged as a warning, each message once"
     def __init__(self):
@@ -268,7 +266,7 @@ def _accounting(n_stages):
     logging.captureWarnings(True)
     for each in listened: each.addHandler(handler)
     try:
-        with tqdm(total=n_stages, disable=None, leave=False, bar_format="{desc:<12} {bar} {n_fmt}/{total_fmt}, {elapsed}") as bar, logging_redirect_tqdm([logger]):
+        with tqdm(total=n_stages, disable=not sys.stderr or not sys.stderr.isatty(), leave=False, bar_format="{desc:<12} {bar} {n_fmt}/{total_fmt}, {elapsed}") as bar, logging_redirect_tqdm([logger]):
             yield _Account(bar, handler.messages)
     finally:
         logging.captureWarnings(False)
@@ -313,7 +311,7 @@ def run(
         record = _run(screen, folder, preparing, analysing, parameters, account)
     logger.info("Done: %s", Path(out) / "report.html")
 
-# %% ../nbs/08_pipeline.ipynb #5406dddc
+# %% ../nbs/08_pipeline.ipynb #2133625c
 def _check_run(screen, parameters):
     "Raise `ValueError` on what can be known to be wrong before any work"
     for name, minimum in dict(n_repeats=1, seed=0, max_genes=1).items(): check_whole(name, parameters[name], minimum)
@@ -324,7 +322,7 @@ def _check_run(screen, parameters):
 
 def _run(screen, folder, preparing, analysing, parameters, account):
     "The work of `run`, written into `folder`"
-    started = datetime.now(timezone.utc)
+    started = datetime.now(UTC)
     account.begin("prepare")
     if screen is None:
         screen = pnb.simulate_screen(seed=analysing["seed"])
@@ -353,7 +351,7 @@ def _write_report(title, tables, record, figures, folder):
     nbformat.write(notebook, folder / "report.ipynb")
     (folder / "report.html").write_text(pnb.report.report_html(notebook), encoding="utf-8")
 
-# %% ../nbs/08_pipeline.ipynb #839c033a
+# %% ../nbs/08_pipeline.ipynb #fa4585cb
 _VERSIONS = ("perturbnb", "anndata", "scanpy", "numpy", "scipy", "scikit-learn", "leidenalg")
 
 def _run_record(analysis, parameters, account, started):
@@ -364,11 +362,12 @@ def _run_record(analysis, parameters, account, started):
             "parameters": {**parameters, "n_programs": len(analysis.programs.names), "n_programs_reason": reason},
             "versions": {name: version(name) for name in _VERSIONS} | {"python": sys.version.split()[0]},
             "summary": {"n_cells": analysis.screen.n_obs, "n_genes": analysis.screen.n_vars, "n_guides": int(obs["guide"].nunique()), "n_targets": len(analysis.targets.rows),
-                        "n_control_cells": int(obs["if_control"].sum()), "n_samples": len(network.samples), "n_modules": analysis.modules.n_modules, "n_groups": analysis.groups.n_groups},
+                        "n_control_cells": int(obs["if_control"].sum()), "n_samples": len(network.samples),
+                        "n_modules": analysis.modules.n_modules, "n_groups": analysis.groups.n_groups},
             "converged": bool(network.converged and analysis.programs.converged), "fit": {name: float(value) for name, value in analysis.quality.items()},
             "l2_response": float(network.l2_response), "truth": compare_with_truth(analysis) if "truth" in analysis.screen.uns else None, "warnings": account.warnings}
 
-# %% ../nbs/08_pipeline.ipynb #88fd9a03
+# %% ../nbs/08_pipeline.ipynb #0d52567f
 app = typer.Typer(help="From a Perturb-seq screen to gene programs, their network, and what every perturbation does to them.", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(run)
 
@@ -382,7 +381,7 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def main() -> None:
     "Entry point of the command `perturbnb`"
-    try: app()
+    try: app(prog_name="perturbnb")
     except (ValueError, ImportError, FileNotFoundError) as error:
         typer.secho(f"perturbnb: {error}", err=True, fg="red")
         sys.exit(2)

@@ -1,0 +1,316 @@
+"The command as a user types it: help, mistakes, files, interruption"
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from inspect import signature
+
+import anndata as ad
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from perturbnb.network import SpinNetwork
+from perturbnb.pipeline import STAGES, run
+from perturbnb.simulate import simulate_screen
+
+KEYS = ["--guide-key", "guide", "--target-key", "gene", "--control", "control", "--batch-key", "batch"]
+OPTIONS = [*KEYS, "--n-programs", "7", "--n-repeats", "3", "--seed", "5"]
+SCHEMA = {"programs": ["program", "gene", "weight", "rank"], "network": ["regulator", "regulated", "J"], "modules": ["program", "module"], "groups": ["target_gene", "group"],
+          "responses": ["target_gene", "program", "response", "spread", "n_guides", "n_cells", "reference"], "removed": ["step", "unit", "before", "removed", "reason"]}
+FILES = {f"{name}.csv" for name in SCHEMA} | {"screen.h5ad", "responses.h5ad", "program_umap_pos.npy", "figures", "report.ipynb", "report.html", "run.json"}
+
+
+def started(*arguments, cwd):
+    environment = {**os.environ, "COLUMNS": "120", "TERM": "dumb", "NO_COLOR": "1"}
+    return subprocess.Popen([sys.executable, "-m", "perturbnb", *map(str, arguments)], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def command(*arguments, cwd):
+    process = started(*arguments, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A folder with a small screen in it"
+    folder = tmp_path_factory.mktemp("run")
+    simulate_screen(1200, 300, n_programs=6, n_targets=8, guides_per_target=3, n_control_guides=3, seed=1).write_h5ad(folder / "tiny.h5ad")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+    "A run that went well"
+    done = command("run", "tiny.h5ad", "--out", "results", *OPTIONS, cwd=place)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def results(place, finished): return place / "results"
+
+
+@pytest.fixture(scope="module")
+def tables(results): return {name: pd.read_csv(results / f"{name}.csv") for name in SCHEMA}
+
+
+@pytest.fixture(scope="module")
+def record(results): return json.loads((results / "run.json").read_text())
+
+
+# help
+
+def test_help_names_the_command_and_every_option(place):
+    top = command("--help", cwd=place)
+    assert top.returncode == 0 and "run" in top.stdout and "perturbnb" in top.stdout
+    text = command("run", "--help", cwd=place).stdout
+    for name, parameter in signature(run).parameters.items():
+        assert (f"--{name.replace('_', '-')}" if name != "screen" else "[SCREEN]") in text, name
+        words = parameter.annotation.__metadata__[0].help.split()
+        assert all(word in text for word in words), name
+    assert command("--version", cwd=place).stdout.strip().split()[0] == "perturbnb"
+
+
+def test_options_bear_the_names_of_the_functions_parameters():
+    from perturbnb.pipeline import analyse_screen
+    from perturbnb.preprocess import prepare_screen
+    known = {**signature(prepare_screen).parameters, **signature(analyse_screen).parameters}
+    for name, parameter in signature(run).parameters.items():
+        if name == "out": continue
+        assert name in known, name
+        if name != "screen": assert parameter.default == known[name].default, name
+
+
+# mistakes
+
+@pytest.fixture(scope="module")
+def damaged(place):
+    whole = (place / "tiny.h5ad").read_bytes()
+    (place / "empty.h5ad").write_bytes(b"")
+    (place / "cut.h5ad").write_bytes(whole[:len(whole) // 2])
+    (place / "file").write_text("")
+    log = ad.read_h5ad(place / "tiny.h5ad")
+    log.X.data = np.log1p(log.X.data)
+    log.write_h5ad(place / "log.h5ad")
+
+
+MISTAKES = {
+    "unknown option": (["tiny.h5ad", "--guidekey", "guide"], "No such option: --guidekey"),
+    "number expected": (["tiny.h5ad", *KEYS, "--n-programs", "many"], "'many' is not a valid int"),
+    "wrong column": (["tiny.h5ad", "--guide-key", "guides", "--control", "control"], "guide_key='guides' is not a column of obs: did you mean 'guide'?"),
+    "no column": (["tiny.h5ad"], "Is it guide_key='guide'?"),
+    "wrong target": (["tiny.h5ad", "--guide-key", "guide", "--target-key", "genes"], "did you mean 'gene'?"),
+    "absent control": (["tiny.h5ad", "--guide-key", "guide", "--target-key", "gene", "--control", "contrl"], "control='contrl' is neither a target nor a guide: did you mean 'control'?"),
+    "absent layer": (["tiny.h5ad", *KEYS, "--layer", "counts"], "layer='counts' is not a layer"),
+    "log-normalised": (["log.h5ad", *KEYS], "it looks log-normalised"),
+    "missing file": (["nowhere.h5ad", *KEYS], "there is no file 'nowhere.h5ad'"),
+    "empty file": (["empty.h5ad", *KEYS], "'empty.h5ad' is empty"),
+    "truncated file": (["cut.h5ad", *KEYS], "may be truncated or damaged"),
+    "too many programs": (["tiny.h5ad", *KEYS, "--n-programs", "2000"], "n_programs must not exceed"),
+    "no programs": (["tiny.h5ad", *KEYS, "--n-programs", "0"], "n_programs must be a whole number of at least 1"),
+    "unknown word": (["tiny.h5ad", *KEYS, "--balance", "all"], "balance must be one of sqrt, equal"),
+    "negative seed": (["tiny.h5ad", *KEYS, "--seed", "-1"], "seed must be a whole number"),
+    "negative repulsion": (["tiny.h5ad", *KEYS, "--repulsion", "-4"], "repulsion must be"),
+    "no resolution": (["tiny.h5ad", *KEYS, "--resolution", "0"], "resolution must be"),
+    "no processes": (["tiny.h5ad", *KEYS, "--n-jobs", "0"], "n_jobs must be"),
+}
+
+
+@pytest.fixture(scope="module")
+def after_mistakes(place, damaged):
+    "All of them, two at a time"
+    done, waiting = {}, list(MISTAKES)
+    running = {}
+    while waiting or running:
+        while waiting and len(running) < 2:
+            name = waiting.pop(0)
+            running[name] = started("run", *MISTAKES[name][0], "--out", f"out {name}", cwd=place)
+        name = next(iter(running))
+        process = running.pop(name)
+        out, err = process.communicate(timeout=300)
+        done[name] = subprocess.CompletedProcess(name, process.returncode, out, err)
+    return done
+
+
+def is_one_clear_line(done, message):
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert message in re.sub(r"[\s│]+", " ", done.stderr)
+    assert "Traceback" not in done.stdout + done.stderr
+    if "Usage:" not in done.stderr: assert len([line for line in done.stderr.splitlines() if line.startswith("perturbnb: ")]) == 1 and done.stderr.splitlines()[-1].startswith("perturbnb: ")
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_in_one_line_and_leaves_nothing(after_mistakes, place, name):
+    is_one_clear_line(after_mistakes[name], MISTAKES[name][1])
+    left = [path for path in place.glob(f"out {name}/*") if path.name != ".perturbnb.lock"]
+    assert not left
+
+
+def test_output_that_is_a_file(place, damaged):
+    is_one_clear_line(command("run", "tiny.h5ad", "--out", "file", *OPTIONS, cwd=place), "out must be a folder that can be written, got 'file'")
+    assert (place / "file").read_text() == ""
+    is_one_clear_line(command("run", "tiny.h5ad", "--out", "file/results", *OPTIONS, cwd=place), "out must be a folder that can be written, got 'file/results'")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="everything may be written by this user")
+def test_output_that_cannot_be_written_by_this_user(place):
+    (place / "locked").mkdir(mode=0o500)
+    is_one_clear_line(command("run", "tiny.h5ad", "--out", "locked", *OPTIONS, cwd=place), "out must be a folder that can be written, got 'locked'")
+
+
+def test_output_on_a_file_system_that_cannot_be_written(place):
+    if not os.path.isdir("/proc/self"): pytest.skip("no /proc, where nobody may write")
+    is_one_clear_line(command("run", "tiny.h5ad", "--out", "/proc/results", *OPTIONS, cwd=place), "out must be a folder that can be written, got '/proc/results'")
+
+
+# results
+
+def test_files(results):
+    assert {path.name for path in results.iterdir()} - {".perturbnb.lock"} == FILES
+    figures = sorted(path.stem for path in (results / "figures").glob("*.png"))
+    assert figures == sorted(path.stem for path in (results / "figures").glob("*.pdf"))
+    assert figures == sorted("qc programs_umap top_genes levels network network_diagram network_umap responses groups fan".split())
+    for path in (results / "figures").glob("*.pdf"): assert path.read_bytes()[:5] == b"%PDF-" and b"/Type3" not in path.read_bytes(), path.name
+
+
+def test_nothing_but_news_is_said(finished):
+    assert finished.stdout == "" and "Done: results/report.html" in finished.stderr
+    assert "Warning" not in finished.stderr and "%|" not in finished.stderr and "\r" not in finished.stderr
+
+
+def test_columns_of_the_tables(tables):
+    for name, columns in SCHEMA.items(): assert list(tables[name]) == columns, name
+    programs, network, responses, modules, groups = (tables[name] for name in ("programs", "network", "responses", "modules", "groups"))
+    names, targets = [f"P{k + 1}" for k in range(7)], [f"TF{i:02d}" for i in range(1, 9)]
+    assert list(programs["program"].unique()) == names and programs["gene"].is_unique and (programs["weight"] > 0).all()
+    for _, table in programs.groupby("program"): assert list(table["rank"]) == list(range(1, len(table) + 1)) and table["weight"].is_monotonic_decreasing
+    assert len(network) == 21 and network["J"].abs().is_monotonic_decreasing and (network["regulator"] != network["regulated"]).all()
+    assert sorted(modules["program"]) == names and modules["module"].is_monotonic_increasing
+    assert sorted(groups["target_gene"]) == targets and groups["group"].is_monotonic_increasing
+    assert len(responses) == 8 * 7 and set(responses["n_guides"]) == {3} and set(responses["reference"]) == {"own batch"} and responses.notna().all(axis=None)
+    assert (tables["removed"]["removed"] >= 0).all()
+
+
+def test_h5ad_files_agree_with_the_tables(results, tables):
+    screen = ad.read_h5ad(results / "screen.h5ad")
+    assert {"sample_id", "guide", "target_gene", "if_control", "batch"} <= set(screen.obs) and {"X_onmf", "spins", "X_umap"} <= set(screen.obsm) and "onmf" in screen.varm and "counts" in screen.layers
+    assert screen.obsm["spins"].dtype == np.int8 and screen.obsm["X_umap"].shape == (screen.n_obs, 2) and {"parameters", "versions", "samples", "J", "programs"} <= set(screen.uns["perturbnb"])
+    weights = tables["programs"].pivot(index="gene", columns="program", values="weight").reindex(index=screen.var_names, columns=[f"P{k + 1}" for k in range(7)]).fillna(0)
+    np.testing.assert_allclose(screen.varm["onmf"], weights, rtol=1e-4, atol=1e-6)
+    network, stored = SpinNetwork.load(results / "responses.h5ad"), ad.read_h5ad(results / "responses.h5ad")
+    np.testing.assert_allclose(screen.uns["perturbnb"]["J"], network.J)
+    np.testing.assert_allclose(network.to_frame()["J"], tables["network"]["J"])
+    own = stored.obs["target_gene"] == "TF01"
+    guides = stored[own].to_df(layer="response").groupby(stored.obs["guide"][own], observed=True).first()
+    expected = tables["responses"].query("target_gene == 'TF01'").set_index("program")["response"]
+    np.testing.assert_allclose(guides.mean()[expected.index], expected, atol=1e-6)
+    assert not stored[stored.obs["if_control"].to_numpy()].layers["response"].any() and (stored.layers["sd"] >= 0).all()
+    assert np.load(results / "program_umap_pos.npy").shape == (7, 2)
+
+
+def test_account_of_the_run(record, place):
+    assert {"format_version", "started", "seed", "parameters", "versions", "summary", "converged", "fit", "stages", "warnings"} <= set(record)
+    assert record["seed"] == 5 and record["converged"] is True and record["parameters"]["guide_key"] == "guide" and record["parameters"]["n_programs"] == 7
+    assert set(signature(run).parameters) <= set(record["parameters"])
+    assert [stage["stage"] for stage in record["stages"]] == ["prepare", *STAGES, "figures", "tables", "report"]
+    assert all(stage["seconds"] >= 0 and 50 < stage["peak_memory_mb"] < 2000 for stage in record["stages"])
+    assert {"perturbnb", "numpy", "scanpy", "anndata", "python"} <= set(record["versions"]) and isinstance(record["warnings"], list)
+
+
+class Links(HTMLParser):
+    "Addresses that a browser would fetch"
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.images = [], 0
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if tag == "img": self.images += 1
+        address = given.get("src") or (given.get("href") if tag == "link" else None)
+        if address and not address.startswith("data:"): self.fetched.append(address)
+
+
+def test_report_is_complete_in_itself(results, tables):
+    html = (results / "report.html").read_text(encoding="utf-8")
+    links = Links()
+    links.feed(html)
+    assert not links.fetched and links.images == 9 and not re.search(r"@import|url\(\s*['\"]?https?:", html)
+    strongest = tables["responses"].loc[tables["responses"]["response"].abs().idxmax()]
+    text = re.sub(r"<[^>]+>", "", html)
+    assert f"{strongest.target_gene} {'raises' if strongest.response > 0 else 'lowers'} {strongest.program}" in text
+    assert str(results.parent) not in html and "Traceback" not in html and "Warning" not in text
+    notebook = nbformat.read(results / "report.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+
+
+# again, with other processes, and after a kill
+
+@pytest.fixture(scope="module")
+def killed(place, results):
+    "A copy of the results, over which a run was killed while it wrote"
+    shutil.copytree(results, place / "again")
+    before = contents(place / "again")
+    process = started("run", "tiny.h5ad", "--out", "again", *OPTIONS, "--n-jobs", "2", cwd=place)
+    for _ in range(3000):
+        if list((place / "again" / ".partial").glob("figures/*.pdf")) or process.poll() is not None: break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode, before, contents(place / "again")
+
+
+@pytest.fixture(scope="module")
+def rerun(place, killed): return command("run", "tiny.h5ad", "--out", "again", *OPTIONS, "--n-jobs", "2", cwd=place)
+
+
+def test_a_kill_leaves_the_old_results_whole(killed):
+    returncode, before, after = killed
+    assert returncode == -signal.SIGKILL and any(name.startswith(".partial") for name in after)
+    assert {name: at for name, at in after.items() if not name.startswith(".")} == {name: at for name, at in before.items() if not name.startswith(".")}
+
+
+def test_the_next_run_works_and_cleans_up(place, killed, rerun):
+    assert rerun.returncode == 0, rerun.stderr
+    assert {path.name for path in (place / "again").iterdir()} - {".perturbnb.lock"} == FILES
+    new, old = contents(place / "again"), killed[1]
+    assert all(new[name][0] > old[name][0] for name in new if name != ".perturbnb.lock")
+
+
+def test_same_seed_same_results_whatever_the_processes(place, tables, rerun):
+    for name, table in tables.items():
+        again = pd.read_csv(place / "again" / f"{name}.csv")
+        assert list(again) == list(table) and len(again) == len(table)
+        for column in table:
+            if table[column].dtype.kind == "f": np.testing.assert_allclose(again[column], table[column], rtol=1e-5, atol=1e-7, err_msg=f"{name}: {column}")
+            else: assert list(again[column]) == list(table[column]), (name, column)
+    one, other = ad.read_h5ad(place / "results" / "screen.h5ad"), ad.read_h5ad(place / "again" / "screen.h5ad")
+    np.testing.assert_array_equal(one.obsm["spins"], other.obsm["spins"])
+
+
+def test_two_runs_into_one_folder(place, rerun):
+    "The second is refused while the first works, which goes on undisturbed until it is stopped"
+    first = started("run", "tiny.h5ad", "--out", "shared", *OPTIONS, cwd=place)
+    for _ in range(3000):
+        if (place / "shared" / ".partial").is_dir() or first.poll() is not None: break
+        time.sleep(0.02)
+    try:
+        is_one_clear_line(command("run", "tiny.h5ad", "--out", "shared", *OPTIONS, cwd=place), "out must not be in use by another run")
+        assert (place / "shared" / ".partial").is_dir()
+    finally:
+        first.send_signal(signal.SIGINT)
+        _, err = first.communicate(timeout=60)
+    assert first.returncode != 0 and "Traceback" not in err
+    assert {path.name for path in (place / "shared").iterdir()} <= {".perturbnb.lock"}
