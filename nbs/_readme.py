@@ -30,6 +30,7 @@ def linked_from_root(markdown):
 def readme(notebook=ROOT / "nbs/index.ipynb"):
     "Text of README.md, and its figures by path"
     nb = nbformat.read(notebook, as_version=4)
+    nb.metadata["language_info"] = {"name": "python"}       # cleaned notebooks don't say it, code blocks should
     nb.cells = [cell for cell in map(shown, nb.cells) if cell]
     for cell in nb.cells:
         if cell.cell_type == "markdown": cell.source = linked_from_root(cell.source)

@@ -311,11 +311,14 @@ def run(
         record = _run(screen, folder, preparing, analysing, parameters, account)
     logger.info("Done: %s", Path(out) / "report.html")
 
-# %% ../nbs/08_pipeline.ipynb #2133625c
+# %% ../nbs/08_pipeline.ipynb #4745994a
 def _check_run(screen, parameters):
     "Raise `ValueError` on what can be known to be wrong before any work"
     for name, minimum in dict(n_repeats=1, seed=0, max_genes=1).items(): check_whole(name, parameters[name], minimum)
     if parameters["n_programs"] is not None: check_whole("n_programs", parameters["n_programs"], 1)
+    if not parameters["resolution"] > 0: raise ValueError(f"resolution must be a positive number, got {parameters['resolution']!r}")
+    if not parameters["repulsion"] >= 0: raise ValueError(f"repulsion must be at least 0, got {parameters['repulsion']!r}")
+    if parameters["n_jobs"] == 0: raise ValueError("n_jobs must be at least 1, or -1 for all processors, got 0")
     for name, options in dict(multi_guide=("drop", "keep"), balance=("sqrt", "equal", "proportional", "none")).items():
         if parameters[name] not in options: raise ValueError(f"{name} must be one of {', '.join(options)}, got {parameters[name]!r}")
     if screen is not None and not Path(screen).is_file(): raise ValueError(f"screen must be an .h5ad file, there is no file {str(screen)!r}")
