@@ -102,7 +102,7 @@ def analyse_screen(
         found.update(umap=umap, positions=pnb.embedding.program_positions(umap, programs.usage, repulsion=repulsion))
     return Analysis(screen, **found)
 
-# %% ../nbs/08_pipeline.ipynb #d6ae7302
+# %% ../nbs/08_pipeline.ipynb #3451e33b
 _EXAMPLE_KEYS = dict(guide_key="guide", target_key="gene", control="control", batch_key="batch")
 
 def example_analysis(
@@ -111,7 +111,7 @@ def example_analysis(
     seed: int = 0, # of screen and analysis
 ) -> Analysis:
     "A small simulated screen, analysed as far as `until`; the truth is in `screen.uns['truth']`"
-    screen = pnb.prepare_screen(pnb.simulate_screen(3000, 500, n_programs=10, n_targets=16, seed=seed), **_EXAMPLE_KEYS)
+    screen = pnb.prepare_screen(pnb.simulate.example_screen(seed), **_EXAMPLE_KEYS)
     return analyse_screen(screen, until=until, n_programs=11, n_repeats=3, seed=seed)     # ten planted ones, and one for the genes of none
 
 # %% ../nbs/08_pipeline.ipynb #9a6b81ee
@@ -158,12 +158,12 @@ def _write_arrays(analysis, folder):
     analysis.network.save(folder / "responses.h5ad", layers={"response": own @ network.coefficients, "sd": np.sqrt(own**2 @ network.coefficient_sd**2)})
     np.save(folder / "program_umap_pos.npy", analysis.positions)
 
-# %% ../nbs/08_pipeline.ipynb #16780342
+# %% ../nbs/08_pipeline.ipynb #152ca7ff
 def _figures(analysis):
     "name -> (caption, function that draws it)"
     plots, nets, a = pnb.plots, pnb.network_plots, analysis
     strengths = a.network.to_frame()["J"].abs()
-    threshold = float(strengths.iloc[min(3 * len(a.network.names), len(strengths)) - 1]) * 0.999     # about three edges per program
+    threshold = 0.999 * strengths.iloc[:3 * len(a.network.names)].min() if len(strengths) else 0.1     # about three edges per program
     drawn = {
         "qc": ("Quality of the cells that were kept.", lambda: plots.plot_qc(a.screen)),
         "programs_umap": ("Where on the map of the cells each program is used most.", lambda: plots.plot_programs_on_umap(a.umap, a.programs.usage, names=a.programs.names, positions=a.positions)),

@@ -493,7 +493,7 @@ def prepare_screen(
     _select_genes(adata, account, is_panel, min_cell_fraction, max_genes)
     return _finish(adata, account, options)
 
-# %% ../nbs/00_preprocess.ipynb #632c0982
+# %% ../nbs/00_preprocess.ipynb #03568033
 def _make_names_unique(adata: ad.AnnData):
     "Later bearers of a name get -1, -2, ...; counted in the log"
     for what, names, rename in [("gene", adata.var_names, adata.var_names_make_unique), ("cell", adata.obs_names, adata.obs_names_make_unique)]:
@@ -516,7 +516,7 @@ def _finish(adata: ad.AnnData, account: _Account, options: dict) -> ad.AnnData:
     for key in ["guide", "target_gene", "sample_id", *(["batch"] if options["batch_key"] else [])]: adata.obs[key] = pd.Categorical(adata.obs[key].astype(str))
     for table in adata.obs, adata.var, *(each for each in adata.obsm.values() if isinstance(each, pd.DataFrame)): _writable(table)
     plain = lambda v: v.pattern if isinstance(v, re.Pattern) else v if isinstance(v, (str, bool, int, float)) else np.asarray([str(each) for each in v])
-    samples = samples_table(adata.obs)
+    samples = samples_table(adata.obs if options["batch_key"] else adata.obs.drop(columns="batch", errors="ignore"))
     adata.uns["perturbnb"] = {"samples": samples, "removed": account.table(),
         "parameters": {name: plain(value) for name, value in options.items() if value is not None},
         "versions": {"perturbnb": perturbnb.__version__, **{name: version(name) for name in ("anndata", "numpy", "pandas", "scanpy")}}}

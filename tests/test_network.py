@@ -294,7 +294,8 @@ def test_quality_of_other_cells(network, screen):
 
 
 @pytest.mark.parametrize("changes,message", [
-    (dict(names=["a"] * 6), "names must be 6 different names"), (dict(names=list("abcde")), "names must be 6"), (dict(sample_weight="cell"), "sample_weight must be"), (dict(l2_J=-1), "l2_J must be a number"),
+    (dict(names=["a"] * 6), "names must be 6 different names"), (dict(names=list("abcde")), "names must be 6"), (dict(sample_weight="cell"), "sample_weight must be"),
+    (dict(l2_J=-1), "l2_J must be a number"),
     (dict(l2_response="Auto"), "l2_response must be a number"), (dict(l2_h=np.nan), "l2_h must be"), (dict(tol="small"), "tol must be"), (dict(max_iter=0), "max_iter must be")])
 def test_options_that_are_refused(screen, changes, message):
     spins, sample_id, samples, _ = screen
@@ -303,7 +304,8 @@ def test_options_that_are_refused(screen, changes, message):
 
 @pytest.mark.parametrize("change,message", [
     (lambda s: s.drop(columns="guide"), "samples must have a column 'guide'"), (lambda s: s.drop(columns="if_control"), "column 'if_control'"),
-    (lambda s: s.assign(if_control="yes"), "must be bool, got \\['yes'\\]"), (lambda s: pd.concat([s, s.iloc[:1]]), "unique index, got 'a_1|x' twice"), (lambda s: s.iloc[1:], "'a_1|x'; did you mean")])
+    (lambda s: s.assign(if_control="yes"), "must be bool, got \\['yes'\\]"), (lambda s: pd.concat([s, s.iloc[:1]]), "unique index, got 'a_1|x' twice"),
+    (lambda s: s.iloc[1:], "'a_1|x'; did you mean")])
 def test_samples_that_are_refused(screen, change, message):
     spins, sample_id, samples, _ = screen
     with pytest.raises(ValueError, match=message): infer_network(spins, sample_id, samples=change(samples))

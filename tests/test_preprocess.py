@@ -159,7 +159,7 @@ def test_path_backed_and_layer(screen, tmp_path):
     log_normalise_it(screen)
     layered = prepare_screen(screen, layer="umi", **KEYS)
     same(layered, reference)
-    assert set(layered.layers) == {"counts"} and set(screen.layers) == {"umi"}
+    assert set(layered.layers) - {None} == {"counts"} and set(screen.layers) - {None} == {"umi"}      # anndata 0.13 lists X as the layer None
     same(prepare_screen(reference, layer="counts", **KEYS), reference)
 
 @pytest.mark.parametrize("flags", [

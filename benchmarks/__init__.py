@@ -1,0 +1,1 @@
+"""Side-by-side measurements of perturbnb, its peer and plain references"""
