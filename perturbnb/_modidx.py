@@ -381,4 +381,5 @@ d = { 'settings': { 'branch': 'main',
                                     'perturbnb.simulate._plant_network': ('simulate.html#_plant_network', 'perturbnb/simulate.py'),
                                     'perturbnb.simulate._plant_responses': ('simulate.html#_plant_responses', 'perturbnb/simulate.py'),
                                     'perturbnb.simulate._program_names': ('simulate.html#_program_names', 'perturbnb/simulate.py'),
+                                    'perturbnb.simulate.example_screen': ('simulate.html#example_screen', 'perturbnb/simulate.py'),
                                     'perturbnb.simulate.simulate_screen': ('simulate.html#simulate_screen', 'perturbnb/simulate.py')}}}
