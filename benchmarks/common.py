@@ -15,7 +15,9 @@ from datetime import date
 from types import ModuleType
 from typing import Any
 
+import numba
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 PACKAGES = ("perturbnb", "dspin", "numpy", "scipy", "numba", "scikit-learn")
 NO_PEER = "`dspin` is not installed (`pip install dspin==1.5.2`): compared with the rest."
@@ -44,9 +46,10 @@ def quiet() -> Iterator[None]:
 
 
 def timed(function: Callable[[], Any]) -> Run:
-    """Call a function without arguments, quietly, and time it."""
+    """Call a function without arguments, quietly and on one thread, and time it."""
     gc.collect()
-    with quiet():
+    numba.set_num_threads(1)
+    with quiet(), threadpool_limits(1):
         seconds, cpu = time.perf_counter(), time.process_time()
         result = function()
         return Run(time.perf_counter() - seconds, time.process_time() - cpu, result)

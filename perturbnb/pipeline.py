@@ -371,7 +371,8 @@ def _run_record(analysis, parameters, account, started):
             "l2_response": float(network.l2_response), "truth": compare_with_truth(analysis) if "truth" in analysis.screen.uns else None, "warnings": account.warnings}
 
 # %% ../nbs/08_pipeline.ipynb #0d52567f
-app = typer.Typer(help="From a Perturb-seq screen to gene programs, their network, and what every perturbation does to them.", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(help="From a Perturb-seq screen to gene programs, their network, and what every perturbation does to them.",
+                  add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(run)
 
 def _print_version(wanted: bool):

@@ -121,7 +121,8 @@ def make_report(
     if record["warnings"]: cells.append(new_markdown_cell("## Read this first\n\n" + listing(record["warnings"])))
     cells += [new_markdown_cell("## In short\n\n" + listing(summary_sentences(tables, record)) + "\n\n## How far to trust it\n\n" + listing(quality_sentences(record))), new_code_cell(_SETTINGS),
               new_markdown_cell(_PROSE["cells"]), _table_cell("removed.csv"), *_figure_cells(figures, "qc"),
-              new_markdown_cell(_PROSE["programs"]), _table_cell("programs.csv", '.query("rank <= 8")' + joined("program", "gene", "heaviest genes")), *_figure_cells(figures, "program_choice", "programs_umap"),
+              new_markdown_cell(_PROSE["programs"]), _table_cell("programs.csv", '.query("rank <= 8")' + joined("program", "gene", "heaviest genes")),
+              *_figure_cells(figures, "program_choice", "programs_umap"),
               new_markdown_cell(_PROSE["network"]), *_figure_cells(figures, "network", "network_diagram", "network_umap"), _table_cell("network.csv", ".head(10)"),
               new_markdown_cell(_PROSE["responses"]), *_figure_cells(figures, "responses"), _table_cell("responses.csv", '.sort_values("response", key=abs, ascending=False).head(12)'),
               new_markdown_cell(_PROSE["groups"]), *_figure_cells(figures, "groups", "fan"), _table_cell("groups.csv", joined("group", "target_gene", "targets")),

@@ -146,7 +146,7 @@ def test_names_that_occur_twice(raw, tmp_path, heard):
     twice.var_names = [twice.var_names[1], *twice.var_names[1:]]
     twice.obs_names = [twice.obs_names[1], *twice.obs_names[1:]]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message=".*not unique")
         screen = prepare_screen(twice, **KEYS)
     assert screen.var_names.is_unique and screen.obs_names.is_unique and "1 gene names" in told(heard) and "1 cell names" in told(heard)
     analysis = analyse_screen(screen, **CHAIN)

@@ -153,8 +153,9 @@ def test_whatever_the_network(seed, n, density, directed):
     modules = network_modules(J, seed=seed)
     sizes = np.bincount(modules.labels)
     assert (sizes > 0).all() and (np.diff(sizes) <= 0).all()
-    assert modules.quality >= signed_modularity(J, np.arange(n)) - 1e-12
-    np.testing.assert_allclose(modules.quality, signed_modularity(J, modules.labels))
+    options = dict(resolution=modules.resolution, negative_resolution=modules.negative_resolution)
+    assert modules.quality >= signed_modularity(J, np.arange(n), **options) - 1e-12
+    np.testing.assert_allclose(modules.quality, signed_modularity(J, modules.labels, **options))
     r = rng.normal(size=(5, n)) * (rng.random((5, 1)) < .6)
     groups = response_groups(J, a_response(r), modules)
     assert sorted(set(groups.labels)) == list(range(groups.n_groups))

@@ -75,8 +75,9 @@ def test_1_cells_batches_and_quality(analysis, truth):
     assert (onehot.sum(axis=1) == 1).all() and (onehot.idxmax(axis=1).str.removeprefix("batch") == obs["batch"].astype(str)).all()
     counts, mito = screen.layers["counts"], screen.var_names.str.startswith("MT-")
     np.testing.assert_allclose(obs["pct_counts_mt"], 100 * np.asarray(counts[:, mito].sum(1) / counts.sum(1)).ravel(), rtol=1e-5)
-    lost = truth["cells"].index.difference(screen.obs_names)
-    assert truth["cells"].loc[lost, "low_quality"].mean() > 0.9 and obs["pct_counts_mt"].max() <= 20
+    low_quality, removed = truth["cells"]["low_quality"], screen.uns["perturbnb"]["removed"].query("unit == 'cells'")
+    assert low_quality[screen.obs_names].sum() < 0.3 * low_quality.sum() and obs["pct_counts_mt"].max() <= 20
+    assert len(low_quality) - removed["removed"].sum() == screen.n_obs and removed.set_index("step")["removed"]["max_mito_percent"] > 0.6 * low_quality.sum()
     samples = screen.uns["perturbnb"]["samples"]
     assert samples["n_cells"].sum() == screen.n_obs and (obs["sample_id"].value_counts()[samples.index] == samples["n_cells"]).all()
 
