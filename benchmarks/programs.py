@@ -42,6 +42,7 @@ def hard_labels(G: np.ndarray, usage: np.ndarray, spectra: np.ndarray) -> np.nda
 def report(sizes: list[tuple[int, int, int, float, int]], n_iterations: int = 500) -> str:
     """Markdown: for each (cells, genes, programs, depth, seeds), time, loss, recovery and agreement."""
     dspin, parts = peer(), []
+    pnb.onmf(plant(200, 60, 3, depth=1.0)[0], 3)  # import and compile
     for n_cells, n_genes, n_programs, depth, n_rounds in sizes:
         X, truth = plant(n_cells, n_genes, n_programs, depth)
         dense, G = X.toarray().astype(np.float64), (X.T @ X).toarray().astype(np.float64)

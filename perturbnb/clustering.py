@@ -101,12 +101,12 @@ def _renumbered(labels, key):
     for number, at in enumerate(members): new[at] = number
     return new
 
-# %% ../nbs/04_clustering.ipynb #0c44b535
+# %% ../nbs/04_clustering.ipynb #9fe3f5a2
 def network_modules(
     J: np.ndarray, # (n_programs, n_programs); J[i, j] is the effect of j on i; taken as directed where it is not symmetric
     *,
     names: list[str] | None = None, # of the programs; P1, P2, ... if None
-    resolution: float = 2.0, # higher: more and smaller modules
+    resolution: float = 1.0, # higher: more and smaller modules; the tutorial's is 2
     negative_resolution: float = 1.0, # weight of the chance term among inhibiting edges
     seed: int = 0, # of the order in which programs are visited
 ) -> Modules:
@@ -134,7 +134,7 @@ def _checked_resolutions(resolution, negative_resolution):
 
 def _quality(J, labels, resolutions): return signed_modularity(J, labels, resolution=resolutions[0], negative_resolution=resolutions[1])
 
-# %% ../nbs/04_clustering.ipynb #ff86fbfe
+# %% ../nbs/04_clustering.ipynb #eecdd508
 @dataclass(frozen=True, eq=False, repr=False)
 class Groups:
     "Communities of perturbations that act alike"
@@ -160,7 +160,7 @@ class Groups:
         sizes, strength = np.bincount(self.labels).tolist(), np.round(self.strength, 2).tolist()
         return f"Groups: {len(self.targets)} {self.level}s in {self.n_groups}, sizes {sizes}, mean |response| {strength}"
 
-# %% ../nbs/04_clustering.ipynb #162429a7
+# %% ../nbs/04_clustering.ipynb #ec66c271
 def _joined(J, responses):
     # signed network of targets, then programs; targets act on programs, so a directed J keeps direction
     n = len(responses)
@@ -179,7 +179,7 @@ def _check_names(response, modules, n):
     if unknown: raise ValueError(f"modules must be of the programs of response, got {unknown[0]!r}; {nearest(unknown[0], response.names)}")
     raise ValueError("modules must list the programs in the order of response")
 
-# %% ../nbs/04_clustering.ipynb #7ebe6f95
+# %% ../nbs/04_clustering.ipynb #9dbee9ec
 def response_groups(
     J: np.ndarray, # (n_programs, n_programs) couplings
     response: Response, # of targets (or guides), same programs
@@ -208,7 +208,7 @@ def response_groups(
     labels = _renumbered(labels, lambda members: (strength[members].mean(),))
     return Groups(labels, response.rows, modules, np.lexsort([strength, labels]), np.array([strength[labels == g].mean() for g in np.unique(labels)]), quality, *resolutions, response.level)
 
-# %% ../nbs/04_clustering.ipynb #ddbf5af2
+# %% ../nbs/04_clustering.ipynb #77f1e7ce
 @dataclass(frozen=True, eq=False, repr=False)
 class ResponseOrder:
     "Rows and programs of a response in an order to look at"
@@ -229,7 +229,7 @@ class ResponseOrder:
         clusters = " / ".join(str(labels.max() + 1) for labels in self.row_labels)
         return f"ResponseOrder: {len(self.rows)} rows in {clusters} clusters, {len(self.programs)} programs in {self.program_labels.max() + 1}"
 
-# %% ../nbs/04_clustering.ipynb #c05ac119
+# %% ../nbs/04_clustering.ipynb #63b4062b
 def _kmeans(values, n_clusters, seed):
     # labels of the rows, in ascending mean |value|; independent of the order of rows and columns
     rows, columns = _by_profile(values), _by_profile(values.T)

@@ -265,7 +265,7 @@ def _held_out_error(
             error += (coefficient ** 2).sum() * (h @ test[np.ix_(seen, seen)] @ h) - 2 * coefficient @ (test[np.ix_(genes, seen)] @ h)
     return error / norms.sum()
 
-# %% ../nbs/01b_consensus.ipynb #9399c3fe
+# %% ../nbs/01b_consensus.ipynb #408a4ab5
 @dataclass(frozen=True, eq=False, repr=False)
 class ProgramChoice:
     "How well each number of programs predicts and recurs, and which one to take"
@@ -295,8 +295,7 @@ def _recommend(
     error = table["error"]
     slack = max(0.01 * (error.max() - error.min()), table["error_sd"][error.idxmin()])
     best = table[error <= error.min() + slack].iloc[0]
-    reason = (f"held-out error {best['error']:.4f} of the squared norm, the least over all candidates being {error.min():.4f}; "
-              f"stability {best['stability']:.2f} between halves of the cells")
+    reason = f"the smallest number whose held-out error ({best['error']:.3f} of the squared norm) is as good as the least; stability {best['stability']:.2f} between halves of the cells"
     if best["n_programs"] == table["n_programs"].max(): reason += "; it is the largest candidate, so try more"
     if best["n_programs"] == table["n_programs"].min(): reason += "; it is the smallest candidate, so try fewer"
     return int(best["n_programs"]), reason

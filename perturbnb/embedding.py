@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['embed_cells', 'program_positions']
 
-# %% ../nbs/04a_embedding.ipynb #c4329f95
+# %% ../nbs/04a_embedding.ipynb #3c6f168c
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
 from scipy.optimize import minimize
 
-from .common import check_finite, nearest
+from .common import check_finite, logger, nearest
 
-# %% ../nbs/04a_embedding.ipynb #068a4bec
+# %% ../nbs/04a_embedding.ipynb #e6b25934
 def embed_cells(
     adata: ad.AnnData, # log-normalised, cells × genes
     *,
@@ -29,6 +29,7 @@ def embed_cells(
     else:
         if adata.n_obs < 4: raise ValueError(f"adata must have at least four cells to be embedded, got {adata.n_obs}")
         if use_rep is not None and use_rep not in adata.obsm: raise ValueError(f"use_rep must be a key of obsm, got {use_rep!r}: {nearest(use_rep, adata.obsm.keys())}")
+        logger.info("no X_umap in obsm: making a UMAP of %d cells, embed_cells(..., copy=True) keeps it", adata.n_obs)
         features = _features(adata, n_components, seed) if use_rep is None else np.asarray(adata.obsm[use_rep])
         work = ad.AnnData(obsm={"features": features}, obs=pd.DataFrame(index=adata.obs_names))
         sc.pp.neighbors(work, n_neighbors=min(n_neighbors, adata.n_obs - 1), use_rep="features", transformer="sklearn", random_state=seed)     # exact, so no luck in it

@@ -103,7 +103,7 @@ def moments(
     s = check_spins(spins).astype(np.float64)
     return Moments(s.mean(0), s.T @ s / len(s))
 
-# %% ../nbs/00a_model.ipynb #e064aeef
+# %% ../nbs/00a_model.ipynb #3b10f5ef
 @njit(cache=True)
 def _uniform(state, chain):
     # next number in [0, 1) of one chain; state (n_chains,) uint64 moves on
@@ -115,26 +115,28 @@ def _uniform(state, chain):
     return np.float64(z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 @njit(cache=True, parallel=True)
-def _gibbs_kernel(spins, fields, couplings, activity, state, n_sweeps):
-    # spins (n_chains, n) int8 is updated in place; couplings (n, n) has a zero diagonal, couplings[i, j] = effect of j on i
+def _gibbs_kernel(spins, fields, effects, activity, state, n_sweeps):
+    # spins (n_chains, n) int8 is updated in place; effects (n, n) has a zero diagonal, effects[j] = what spin j does to all others
     n_chains, n = spins.shape
+    leaving = np.exp(np.minimum(np.maximum(activity, -300.0), 300.0))
     for chain in prange(n_chains):
         f = fields[chain].copy()
         for j in range(n):
             if spins[chain, j] != 0:
-                for i in range(n): f[i] += couplings[i, j] * spins[chain, j]
+                for i in range(n): f[i] += effects[j, i] * spins[chain, j]
         for _ in range(n_sweeps):
             for j in range(n):
-                top = max(0.0, activity[j] + abs(f[j]))
-                up, down = np.exp(activity[j] + f[j] - top), np.exp(activity[j] - f[j] - top)
-                u = _uniform(state, chain) * (up + down + np.exp(-top))
+                zero = np.exp(-abs(f[j]))                       # all three probabilities times e^-|f|
+                along, against = leaving[j], leaving[j] * zero * zero
+                up, down = (along, against) if f[j] >= 0 else (against, along)
+                u = _uniform(state, chain) * (up + down + zero)
                 new = 1 if u < up else (-1 if u < up + down else 0)
                 change = new - spins[chain, j]
                 if change != 0:
                     spins[chain, j] = new
-                    for i in range(n): f[i] += couplings[i, j] * change
+                    for i in range(n): f[i] += effects[j, i] * change
 
-# %% ../nbs/00a_model.ipynb #796e6035
+# %% ../nbs/00a_model.ipynb #197e143a
 def gibbs_sample(
     J: np.ndarray, # (n_spins, n_spins); J[i, j] is the effect of j on i
     h: np.ndarray, # (n_cells, n_spins): one field, one chain, one sample per row
@@ -150,6 +152,6 @@ def gibbs_sample(
     spins = np.zeros(h.shape, np.int8) if initial is None else check_spins(initial).copy()
     if spins.shape != h.shape: raise ValueError(f"initial must have the shape of h, {h.shape}, got {spins.shape}")
     state = seeds_for("gibbs", seed)[0].generate_state(len(h), np.uint64)
-    couplings = J - np.diag(np.diag(J))
-    _gibbs_kernel(spins, np.ascontiguousarray(h), couplings, np.diag(J).copy(), state, n_sweeps)
+    effects = np.ascontiguousarray((J - np.diag(np.diag(J))).T)
+    _gibbs_kernel(spins, np.ascontiguousarray(h), effects, np.diag(J).copy(), state, n_sweeps)
     return spins

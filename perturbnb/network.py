@@ -23,21 +23,23 @@ from threadpoolctl import threadpool_limits
 from .common import check_finite, check_whole, logger, nearest, written_whole
 from .model import check_spins, gibbs_sample, moments
 
-# %% ../nbs/02_network.ipynb #f973fe30
+# %% ../nbs/02_network.ipynb #0f9914ba
 @njit(cache=True, parallel=True)
 def _residual_kernel(spins, fields, activity, weights, squares, losses):
     # fields (n_cells, n) enters as f and leaves as w (s - <s>); squares becomes w (s^2 - <s^2>); losses (n_cells,) = -w log PL
     n_cells, n = spins.shape
+    a = np.minimum(np.maximum(activity, -300.0), 300.0)
+    leaving = np.exp(a)
     for cell in prange(n_cells):
         loss, w = 0.0, weights[cell]
         for i in range(n):
-            s, f, a = float(spins[cell, i]), fields[cell, i], activity[i]
-            top = max(0.0, a + abs(f))
-            up, down, zero = np.exp(a + f - top), np.exp(a - f - top), np.exp(-top)
-            z = up + down + zero
-            loss += np.log(z) + top - a * s * s - f * s
-            fields[cell, i] = w * (s - (up - down) / z)
-            squares[cell, i] = w * (s * s - (up + down) / z)
+            s, f = float(spins[cell, i]), fields[cell, i]
+            zero = np.exp(-abs(f))                              # all three weights times e^-|f|
+            along, against = leaving[i], leaving[i] * zero * zero
+            z = along + against + zero
+            loss += np.log(z) + abs(f) - a[i] * s * s - f * s
+            fields[cell, i] = w * (s - np.sign(f) * (along - against) / z)
+            squares[cell, i] = w * (s * s - (along + against) / z)
         losses[cell] = w * loss
 
 # %% ../nbs/02_network.ipynb #a5ad134b
@@ -169,8 +171,8 @@ def _metric(cells, design, penalty, l2_J):
     scale = np.sqrt(variance.mean() * (values[:, None] + values) / 2)
     return _Metric(regression, cholesky, basis, scale, np.sqrt(variance), np.sqrt(total * share * (1 - share)))
 
-# %% ../nbs/02_network.ipynb #344697b1
-_FLOOR = 1e-3 # pull on parameters that are otherwise free, in cells
+# %% ../nbs/02_network.ipynb #f2957a41
+_FLOOR = 1e-3 # pull on parameters that are otherwise free, in cells of average weight
 
 @dataclass(frozen=True)
 class _Objective:
@@ -180,6 +182,7 @@ class _Objective:
     penalty: np.ndarray # (n_terms,)
     l2_J: float
     l2_h: float
+    floor: float
     metric: _Metric
     history: list # rows (objective, norm of the gradient, seconds)
     started: float
@@ -190,8 +193,8 @@ class _Objective:
         loss, g_J, g_h, _ = self.cells.gradient(J, h)
         off = J - np.diag(np.diag(J))
         loss += 0.5 * (self.penalty[:, None] * B**2).sum() + 0.5 * self.l2_h * (h**2).sum()
-        loss += 0.25 * self.l2_J * (off**2).sum() + 0.5 * _FLOOR * (np.diag(J) ** 2).sum()
-        g_J += 0.5 * self.l2_J * off + _FLOOR * np.diag(np.diag(J))
+        loss += 0.25 * self.l2_J * (off**2).sum() + 0.5 * self.floor * (np.diag(J) ** 2).sum()
+        g_J += 0.5 * self.l2_J * off + self.floor * np.diag(np.diag(J))
         gradient = self.metric.pull_back(g_J, self.design.T @ (g_h + self.l2_h * h) + self.penalty[:, None] * B)
         self.history.append((loss, np.linalg.norm(gradient), time.perf_counter() - self.started))
         return loss, gradient
@@ -205,7 +208,7 @@ def _minimise(objective, J, B, tol, max_iter):
                       options=dict(maxiter=max_iter, maxfun=10 * max_iter, ftol=0, gtol=0, maxcor=20))
     return *objective.metric.unpack(result.x), objective.history[-1][1] <= tol
 
-# %% ../nbs/02_network.ipynb #511c13a0
+# %% ../nbs/02_network.ipynb #97001b8b
 def _coefficient_variance(
     design: np.ndarray, # (n_samples, n_terms)
     variance: np.ndarray, # (n_samples, n_spins), conditional variance summed over the cells of a sample
@@ -215,15 +218,15 @@ def _coefficient_variance(
     columns = [np.diag(linalg.inv((design.T * v) @ design + np.diag(penalty), check_finite=False)) for v in variance.T]
     return np.column_stack(columns)
 
-def _fit(cells, design, shrunk, l2_response, l2_J, l2_h, tol, max_iter):
+def _fit(cells, design, shrunk, l2_response, l2_J, l2_h, tol, max_iter, floor):
     "J, B, their strength of shrinkage, history, and whether the residual fell below `tol`"
     n, auto, started = cells.spins.shape[1], l2_response == "auto" and shrunk.any(), time.perf_counter()
     strength, history = (1. if l2_response == "auto" else float(l2_response)), []
     J, B, reference, settled = np.zeros((n, n)), np.zeros((design.shape[1], n)), None, not auto
     for attempts_left in reversed(range(25)):
-        penalty = np.maximum(np.where(shrunk, strength, 0.), _FLOOR)
-        metric = _metric(cells, design, penalty, max(l2_J, _FLOOR))
-        objective = _Objective(cells, design, penalty, max(l2_J, _FLOOR), l2_h, metric, history, started)
+        penalty = np.maximum(np.where(shrunk, strength, 0.), floor)
+        metric = _metric(cells, design, penalty, max(l2_J, floor))
+        objective = _Objective(cells, design, penalty, max(l2_J, floor), l2_h, floor, metric, history, started)
         reference = reference or np.linalg.norm(objective(metric.pack(J, B))[1])
         J, B, converged = _minimise(objective, J, B, reference * (tol if settled else max(tol, 1e-3)), max_iter)
         if settled: break
@@ -299,7 +302,7 @@ class SpinNetwork:
         state = "converged" if self.converged else "NOT converged"
         return f"SpinNetwork: {len(self.names)} spins, {len(self.samples)} samples, {len(self.terms)} terms, {state} after {len(self.history)} gradients"
 
-# %% ../nbs/02_network.ipynb #14e6789a
+# %% ../nbs/02_network.ipynb #6636c55e
 FORMAT_VERSION = 1
 
 def _write_network(network, path, layers):
@@ -320,7 +323,7 @@ def _read_network(path):
         raise ValueError(f"path must name a readable .h5ad file, got {Path(path).name!r}: {error}") from error
     uns, samples = adata.uns, adata.obs
     for column in samples.select_dtypes("category"): samples[column] = samples[column].tolist()     # the file format made them categories
-    if uns.get("kind") != "SpinNetwork": raise ValueError(f"path must name a file written by SpinNetwork.save, got {Path(path).name!r}")
+    if uns.get("kind") != "SpinNetwork": raise ValueError(f"path must name a file written by SpinNetwork.save, {Path(path).name!r} holds {uns.get('kind', 'something else')}")
     if int(uns["format_version"]) > FORMAT_VERSION: raise ValueError(f"path was written by a newer perturbnb (format {int(uns['format_version'])}, this one reads {FORMAT_VERSION})")
     return SpinNetwork(adata.varp["J"], adata.varm["coefficients"].T, adata.varm["coefficient_sd"].T, adata.obsm["design"], uns["terms"], samples,
                        list(adata.var_names), float(uns["l2_response"]), uns["history"], bool(uns["converged"]), dict(uns["parameters"]))
@@ -357,7 +360,7 @@ def _chosen_design(design, samples):
     if design == "free": return free_design(samples)
     raise ValueError(f"design must be 'auto', 'free' or a DataFrame, samples × terms; got {design!r}")
 
-# %% ../nbs/02_network.ipynb #775c61e4
+# %% ../nbs/02_network.ipynb #5d52f331
 def infer_network(
     spins: np.ndarray, # (n_cells, n_spins), values -1, 0, 1
     sample_id, # (n_cells,) the sample of each cell
@@ -389,8 +392,8 @@ def infer_network(
     cells = _Cells(np.ascontiguousarray(spins[:, varies]), sample, weights, len(samples))
     D, shrunk = matrix.to_numpy(), terms["shrunk"].to_numpy()
     with threadpool_limits(1 if varies.sum() < 64 else None, user_api="blas"):     # small products lose more to waking threads than they gain
-        part_J, part_B, strength, history, converged = _fit(cells, D, shrunk, l2_response, l2_J, l2_h, tol, max_iter)
-        variance = _coefficient_variance(D, cells.gradient(part_J, D @ part_B)[3], np.maximum(np.where(shrunk, strength, 0), _FLOOR))
+        part_J, part_B, strength, history, converged = _fit(cells, D, shrunk, l2_response, l2_J, l2_h, tol, max_iter, _FLOOR * weights.mean())
+        variance = _coefficient_variance(D, cells.gradient(part_J, D @ part_B)[3], np.maximum(np.where(shrunk, strength, 0), _FLOOR * weights.mean()))
     if not converged: warnings.warn(f"infer_network stopped at a residual of {history['residual'].iloc[-1]:.1e}, above tol={tol:g}; raise max_iter", ConvergenceWarning, stacklevel=2)
     J, B, sd = np.zeros((len(names),) * 2), np.zeros((len(terms), len(names))), np.zeros((len(terms), len(names)))
     J[np.ix_(varies, varies)], B[:, varies], sd[:, varies] = part_J, part_B, np.sqrt(variance)

@@ -129,7 +129,7 @@ def _cell_size(n_cells: int, area: float) -> float: # points²
     "Markers that neither drown nor vanish"
     return float(np.clip(8000 * area / max(n_cells, 1), 0.3, 15))
 
-# %% ../nbs/05_plots.ipynb #d7f718e2
+# %% ../nbs/05_plots.ipynb #2c83c560
 _QC = {"total_counts": "counts per cell", "n_genes_by_counts": "genes per cell", "pct_counts_mt": "mitochondrial counts (%)"}
 
 def _qc_measures(
@@ -140,17 +140,23 @@ def _qc_measures(
     counts = ad.AnnData(adata.layers.get("counts", adata.X), var=pd.DataFrame({"mt": adata.var_names.str.upper().str.startswith("MT-")}, index=adata.var_names))
     return sc.pp.calculate_qc_metrics(counts, qc_vars=["mt"], percent_top=None, log1p=False)[0][list(_QC)]
 
+def _skipped_steps(
+    adata: ad.AnnData, # prepared or raw
+) -> set: # names of steps
+    "Steps that `prepare_screen` noted as skipped"
+    noted = adata.uns.get("perturbnb", {}).get("removed")
+    return set() if noted is None else set(noted["step"][noted["reason"].astype(str).str.startswith("skipped")])
+
 def _prepared_cutoffs(
     adata: ad.AnnData, # prepared or raw
 ) -> dict: # QC measure to (lowest, highest)
     "The cut-offs `prepare_screen` noted in `uns`, but for those it skipped"
-    noted = adata.uns.get("perturbnb", {})
-    skipped = set(noted["removed"].query("reason.str.startswith('skipped')")["step"]) if "removed" in noted else set()
+    skipped = _skipped_steps(adata)
     ends = {"min_genes": ("n_genes_by_counts", lambda cut: (cut, None)), "max_mito_percent": ("pct_counts_mt", lambda cut: (None, cut))}
-    used = {step: cut for step, cut in noted.get("parameters", {}).items() if step in ends and step not in skipped and cut is not None}
+    used = {step: cut for step, cut in adata.uns.get("perturbnb", {}).get("parameters", {}).items() if step in ends and step not in skipped and cut is not None}
     return {ends[step][0]: ends[step][1](cut) for step, cut in used.items()}
 
-# %% ../nbs/05_plots.ipynb #3428d81a
+# %% ../nbs/05_plots.ipynb #fd836d3d
 @style()
 def plot_qc(
     adata: ad.AnnData, # cells × genes, prepared or raw
@@ -164,6 +170,10 @@ def plot_qc(
         if name not in measures: raise ValueError(f"cutoffs must name a QC measure, got {name!r}: {nearest(name, measures)}")
     axes = _canvases(len(_QC), axes, 3, (3, 2.4))
     for ax, (column, label) in zip(axes, _QC.items()):
+        if column == "pct_counts_mt" and "max_mito_percent" in _skipped_steps(adata):
+            ax.text(0.5, 0.5, "mitochondrial share not judged:\ntoo few of its genes measured", ha="center", va="center", fontsize=8, transform=ax.transAxes)
+            ax.set_axis_off()
+            continue
         values, (low, high) = np.asarray(measures[column], dtype=float), cutoffs.get(column, (None, None))
         logarithmic = column != "pct_counts_mt" and values.max() > 0
         bins = np.geomspace(max(values[values > 0].min(), 1), values.max() + 1, 60) if logarithmic else 60
@@ -177,7 +187,7 @@ def plot_qc(
         for cut in (low, high):
             if cut is not None: ax.axvline(cut, color=POSITIVE, linestyle="--", linewidth=1)
         out = (values < (-np.inf if low is None else low)) | (values > (np.inf if high is None else high))
-        ax.set(xlabel=label, ylabel="cells", title=f"{out.mean():.1%} outside" if column in cutoffs else "")
+        ax.set(xlabel=label, ylabel="cells", title=f"{out.mean():.1%} outside" if out.any() else "")
     return axes
 
 # %% ../nbs/05_plots.ipynb #0227f747
@@ -361,7 +371,7 @@ def _edges_of_blocks(labels: np.ndarray) -> np.ndarray: # positions between cell
     "Where an ordered row of labels changes, with both ends"
     return np.r_[0, np.flatnonzero(labels[1:] != labels[:-1]) + 1, len(labels)] - 0.5
 
-# %% ../nbs/05_plots.ipynb #fa3c052e
+# %% ../nbs/05_plots.ipynb #90e94f1e
 @style()
 def plot_network(
     J, # SpinNetwork, or (n_programs, n_programs)
@@ -385,7 +395,8 @@ def plot_network(
     if labels is not None:
         edges = _edges_of_blocks(labels[order])
         for low, high in zip(edges[:-1], edges[1:]): ax.add_patch(Rectangle((low, low), high - low, high - low, fill=False, edgecolor="black", linewidth=1.2, clip_on=False))
-    ax.set(xlabel="regulator", ylabel="regulated")
+    directed = not np.allclose(J, J.T)
+    ax.set(xlabel="regulator" if directed else "program", ylabel="regulated" if directed else "program")
     return ax
 
 # %% ../nbs/05_plots.ipynb #eb77ad70

@@ -339,7 +339,7 @@ def _score_cell_cycle(screen: ad.AnnData, account: _Account):
     finally: np.random.set_state(state)  # noqa: NPY002
     screen.obs["phase"] = pd.Categorical(screen.obs["phase"])
 
-# %% ../nbs/00_preprocess.ipynb #f782c1e4
+# %% ../nbs/00_preprocess.ipynb #8e0f541d
 def _select_genes(screen: ad.AnnData, account: _Account, is_panel: bool, min_cell_fraction: float, max_genes: int | None):
     "The cuts on genes; marks `highly_variable`"
     seen = screen.layers["counts"].getnnz(axis=0)
@@ -347,7 +347,7 @@ def _select_genes(screen: ad.AnnData, account: _Account, is_panel: bool, min_cel
     needed = max(1, int(np.ceil(min_cell_fraction * screen.n_obs)))
     account.add("min_cell_fraction", "genes", screen.n_vars, (seen < needed).sum(), f"seen in fewer than {needed} cells")
     _keep(screen, genes=seen >= needed)
-    if is_panel: return account.skip("highly_variable", "genes", screen.n_vars, f"a panel of under {PANEL_GENES} genes")
+    if is_panel: return account.skip("highly_variable", "genes", screen.n_vars, f"fewer than {PANEL_GENES} genes measured")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sc.pp.highly_variable_genes(screen, min_mean=0.0125, max_mean=3, min_disp=0.5)

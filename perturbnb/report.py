@@ -13,7 +13,7 @@ import nbformat
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-# %% ../nbs/07a_report.ipynb #08853d68
+# %% ../nbs/07a_report.ipynb #780a3311
 def _listed(words): # "a, b and c"
     words = list(words)
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
@@ -35,29 +35,37 @@ def summary_sentences(
     edges, cells, responses = tables["network"], record["summary"], tables["responses"]
     strong = edges[edges["J"].abs() > threshold]
     top = strongest_responses(responses, 4)
-    def said(row): return f"**{row.target_gene}** {'raises' if row.response > 0 else 'lowers'} {row.program} ({row.response:+.2f}, {row.n_guides} guide{'s' * (row.n_guides != 1)})"
+    def said(row):
+        size = f"{row.response:+.2f}".replace("-", "−") + ("" if pd.isna(row.spread) else f" ± {row.spread:.2f}")
+        return f"**{row.target_gene}** {'raises' if row.response > 0 else 'lowers'} {row.program} ({size}, {row.n_guides} guide{'s' * (row.n_guides != 1)})"
+
     genes = tables["programs"].query("rank <= 4").groupby("program", sort=False)["gene"].agg(", ".join)
     named = sorted(set(top["program"]), key=list(genes.index).index)
+    alike = tables["groups"].groupby("cluster")["target_gene"].agg(list)
+    alike = [members for members in alike[::-1] if len(members) > 1][:2]
     return [f"{cells['n_cells']:,} cells with {cells['n_guides']} guides against {cells['n_targets']} targets; {cells['n_control_cells']:,} of the cells are controls.",
             f"{len(genes)} gene programs, in {tables['modules']['module'].nunique()} modules. {len(strong)} of {len(edges)} possible edges between them are stronger than {threshold:g}: "
-            f"{(strong['J'] > 0).sum()} activating, {(strong['J'] < 0).sum()} inhibiting.",
-            f"The strongest responses: {_listed(said(row) for row in top.itertuples())}.",
+            f"{(strong['J'] > 0).sum()} positive, {(strong['J'] < 0).sum()} negative.",
+            f"The strongest responses, ± the spread between the guides of the target: {_listed(said(row) for row in top.itertuples())}.",
             "The programs in that sentence, by their heaviest genes: " + "; ".join(f"{name} is {genes[name]}" for name in named) + ".",
-            f"By the modules they push, the targets fall into {tables['groups']['group'].nunique()} groups."]
+            *([f"Acting most alike (k-means of the responses, the strongest first): {'; '.join(_listed(members) for members in alike)}."] if alike else [])]
 
-# %% ../nbs/07a_report.ipynb #eea91b0a
+# %% ../nbs/07a_report.ipynb #34fb11f8
 def quality_sentences(
     record: dict, # with `fit`, `converged` and `truth`
 ) -> list[str]: # markdown
     "How far the results can be trusted, in sentences"
     fit, truth = record["fit"], record.get("truth")
     words = ["The network fit " + ("converged." if record["converged"] else "**did not converge**: read the network with caution."),
-             f"Cells drawn from the fitted network have program levels per sample that follow the observed ones with r = {fit['r_means']:.2f}, and covariances of programs "
+             f"On the cells it was fitted to: cells drawn from the network have program levels per sample that follow the observed ones with r = {fit['r_means']:.2f}, and covariances of programs "
              f"with r = {fit['r_covariances']:.2f}. Knowing a cell's other programs and its perturbation explains {fit['deviance_explained']:.0%} of the deviance of a program's level.",
-             "Responses are pulled towards zero according to how many cells speak for them. The spread between the guides of a target is given beside each; "
-             "there are no p-values yet, so take a response from one guide, or one smaller than its spread, as a hint."]
+             "Responses are pulled towards zero according to how many cells speak for them, often severalfold: compare them, do not read them as absolute sizes. The spread between the guides "
+             "of a target is given beside each; there are no p-values yet, so take a response from one guide, or one smaller than its spread, as a hint.",
+             "Couplings are associations within samples, not proof of regulation. A program without marked genes (many genes of similar weight) gathers what belongs to no other; "
+             "since every cell is scaled to the same total, its couplings tend to be negative and mean little."]
     if truth: words.append(f"This screen is simulated, so the truth is known: genes are assigned to the planted programs with an adjusted Rand index of {truth['programs_adjusted_rand']:.2f}, "
-                           f"couplings follow the planted ones with r = {truth['r_J']:.2f} and target responses with r = {truth['r_response']:.2f}.")
+                           f"couplings follow the planted ones with r = {truth['r_J']:.2f} and target responses with r = {truth['r_response']:.2f}, "
+                           f"at {truth['slope_response']:.0%} of their planted size (guides that do not cut and cells that escaped included).")
     return words
 
 def methods_paragraph(
@@ -74,7 +82,7 @@ def methods_paragraph(
             "Modules of programs and groups of targets were found by signed multiplex Leiden clustering. "
             f"Done with perturbnb {versions.get('perturbnb', '')}" + (f" ({listed})" if listed else "") + f", seed {record['seed']}.")
 
-# %% ../nbs/07a_report.ipynb #e311d11d
+# %% ../nbs/07a_report.ipynb #c283345c
 _SETTINGS = """import pandas as pd
 from IPython.display import Image
 pd.set_option("display.precision", 3, "display.max_colwidth", None)"""
@@ -88,31 +96,35 @@ What was removed or left out before the analysis, and why.""",
 Every gene belongs to one program. A program is read by its heaviest genes. All genes are in `programs.csv`.""",
     "network": """## Network
 
-Red raises, blue lowers. A program's level is −1, 0 or +1 in a cell; a coupling of 1 between two programs makes both being high
-2.7 times as likely as it would be without. Edges are in `network.csv`.""",
+Red raises, blue lowers. A program's level is −1, 0 or +1 in a cell; a coupling of 1 between two programs multiplies the
+odds of both being high, against one of them being at 0, by 2.7. The network is symmetric: a pair stands once. Edges are in `network.csv`.""",
     "responses": """## Responses
 
-What each perturbation does to each program, controls being zero; effects that reach a program through another one are not counted.
+What each perturbation does to each program, relative to the controls (to the mean of all samples where there are none); effects that reach a program through another one are not counted.
 All are in `responses.csv`.""",
-    "groups": """## Modules and groups
+    "groups": """## Who acts alike
 
-Modules are programs that go together, groups are perturbations that push the same modules."""}
+The table clusters targets by their responses (k-means); `guides` tells how far the guides of a target agree, and which one stands apart. The figures
+show the tutorial's groups: modules are programs that go together, and targets are attached to the modules they push. With few
+programs these groups are coarse, and targets without much of a response land anywhere."""}
+
+_PLAIN = '.style.hide().format(precision=2, thousands=",").set_properties(**{"text-align": "left"}).set_table_styles([{"selector": "th", "props": "text-align: left"}])'
 
 def _table_cell(file, then=""): return new_code_cell(f'pd.read_csv("{file}"){then}')
 
 def _figure_cells(figures, *names):
     "Caption and picture of the figures that were drawn"
-    captions = dict(figures)
+    drawn = {name: (caption, width) for name, caption, width in figures}
     for name in names:
-        if name in captions:
-            yield new_markdown_cell(captions[name])
-            yield new_code_cell(f'Image("figures/{name}.png", width=850)')
+        if name in drawn:
+            yield new_markdown_cell(drawn[name][0])
+            yield new_code_cell(f'Image("figures/{name}.png", width={drawn[name][1]})')
 
 def make_report(
     title: str, # name of the screen
     tables: dict, # as the run writes them
     record: dict, # the run's account
-    figures: list, # (name, caption) of the images in the folder `figures`
+    figures: list, # (name, caption, width in pixels) of the images in the folder `figures`
 ) -> nbformat.NotebookNode: # not executed yet
     "The notebook of a run"
     def listing(lines): return "\n".join(f"- {line}" for line in lines)
@@ -120,12 +132,13 @@ def make_report(
     cells = [new_markdown_cell(f"# {title}\n\nGene programs, their network, and what each perturbation does to them.")]
     if record["warnings"]: cells.append(new_markdown_cell("## Read this first\n\n" + listing(record["warnings"])))
     cells += [new_markdown_cell("## In short\n\n" + listing(summary_sentences(tables, record)) + "\n\n## How far to trust it\n\n" + listing(quality_sentences(record))), new_code_cell(_SETTINGS),
-              new_markdown_cell(_PROSE["cells"]), _table_cell("removed.csv"), *_figure_cells(figures, "qc"),
+              new_markdown_cell(_PROSE["cells"]), _table_cell("removed.csv", _PLAIN), *_figure_cells(figures, "qc"),
               new_markdown_cell(_PROSE["programs"]), _table_cell("programs.csv", '.query("rank <= 8")' + joined("program", "gene", "heaviest genes")),
-              *_figure_cells(figures, "program_choice", "programs_umap"),
-              new_markdown_cell(_PROSE["network"]), *_figure_cells(figures, "network", "network_diagram", "network_umap"), _table_cell("network.csv", ".head(10)"),
-              new_markdown_cell(_PROSE["responses"]), *_figure_cells(figures, "responses"), _table_cell("responses.csv", '.sort_values("response", key=abs, ascending=False).head(12)'),
-              new_markdown_cell(_PROSE["groups"]), *_figure_cells(figures, "groups", "fan"), _table_cell("groups.csv", joined("group", "target_gene", "targets")),
+              *_figure_cells(figures, "program_choice", "usage_umap"),
+              new_markdown_cell(_PROSE["network"]), *_figure_cells(figures, "network", "network_diagram", "network_umap"), _table_cell("network.csv", ".head(10)" + _PLAIN),
+              new_markdown_cell(_PROSE["responses"]), *_figure_cells(figures, "responses"), _table_cell("responses.csv", '.sort_values("response", key=abs, ascending=False).head(12)' + _PLAIN),
+              new_markdown_cell(_PROSE["groups"]), _table_cell("groups.csv", joined("cluster", "target_gene", "targets with similar responses")),
+              _table_cell("guides.csv", '.sort_values("strength", ascending=False).head(12)' + _PLAIN), *_figure_cells(figures, "groups", "fan"),
               new_markdown_cell("## Methods\n\n" + methods_paragraph(record) + "\n\nParameters, versions, and time and memory of every stage are in `run.json`.")]
     notebook = new_notebook(cells=cells, metadata={"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "title": title})
     return notebook

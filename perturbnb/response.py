@@ -214,7 +214,7 @@ def _tidy(self):
     frame = frame.assign(**measures)
     return frame[first + list(measures) + [column for column in frame if column not in first and column not in measures]]
 
-# %% ../nbs/03_response.ipynb #a04f1ab2
+# %% ../nbs/03_response.ipynb #3fb45443
 def _save(self, path):
     about = {"kind": "response", "format_version": _FORMAT_VERSION, "level": self.level, "row_name": str(self.table.index.name or self.level), "parameters": dict(self.parameters)}
     adata = ad.AnnData(np.array(self.values), obs=self.table.copy(), var=pd.DataFrame(index=pd.Index(self.names, name="program")), uns={"perturbnb": about})
@@ -227,7 +227,9 @@ def _load(path):
         if not Path(path).is_file(): raise
         raise ValueError(f"path must be a readable .h5ad file, got {str(path)!r} ({error})") from error
     about = adata.uns.get("perturbnb", {})
-    if about.get("kind") != "response": raise ValueError(f"path must hold a saved response, got {str(path)!r}")
+    if about.get("kind") != "response":
+        held = adata.uns.get("kind", "something else")
+        raise ValueError(f"path must hold a saved response, {str(path)!r} holds {'a SpinNetwork: use SpinNetwork.load, then relative_response' if held == 'SpinNetwork' else held}")
     if about["format_version"] > _FORMAT_VERSION: raise ValueError(f"path holds format_version {about['format_version']}, newer than {_FORMAT_VERSION}: update perturbnb")
     table = adata.obs.rename_axis(about["row_name"])
     for column in table.columns.difference(table.select_dtypes(["number", "bool"]).columns): table[column] = table[column].tolist()   # text as this pandas holds it
