@@ -156,7 +156,7 @@ def _prepared_cutoffs(
     used = {step: cut for step, cut in adata.uns.get("perturbnb", {}).get("parameters", {}).items() if step in ends and step not in skipped and cut is not None}
     return {ends[step][0]: ends[step][1](cut) for step, cut in used.items()}
 
-# %% ../nbs/05_plots.ipynb #fd836d3d
+# %% ../nbs/05_plots.ipynb #b2a3b012
 @style()
 def plot_qc(
     adata: ad.AnnData, # cells × genes, prepared or raw
@@ -187,7 +187,7 @@ def plot_qc(
         for cut in (low, high):
             if cut is not None: ax.axvline(cut, color=POSITIVE, linestyle="--", linewidth=1)
         out = (values < (-np.inf if low is None else low)) | (values > (np.inf if high is None else high))
-        ax.set(xlabel=label, ylabel="cells", title=f"{out.mean():.1%} outside" if out.any() else "")
+        ax.set(xlabel=label, ylabel="cells", title=f"{out.mean():.1%} outside" if column in cutoffs else "")
     return axes
 
 # %% ../nbs/05_plots.ipynb #0227f747
