@@ -1,4 +1,5 @@
-from . import clustering, common, consensus, datasets, embedding, levels, model, network, network_plots, panels, pipeline, plots, preprocess, programs, report, response, simulate
+from . import annotation, clustering, common, consensus, datasets, embedding, levels, model, network, network_plots, panels, pipeline, plots, preprocess, programs, report, response, simulate
+from .annotation import annotate_programs, built_in_gene_sets, flag_technical, name_programs, project_programs, read_gmt, select_programs
 from .clustering import Groups, Modules, ResponseOrder, network_modules, response_groups, response_order
 from .common import set_verbosity
 from .consensus import ProgramChoice, choose_n_programs, find_programs, store_programs
@@ -15,10 +16,11 @@ from .simulate import simulate_screen
 __version__: str
 __all__ = [
     "Analysis", "Groups", "Levels", "Modules", "ProgramChoice", "Programs", "Response", "ResponseOrder", "SpinNetwork",
-    "analyse_screen", "choose_n_programs", "conditional_probabilities", "discretize", "energy", "exact_moments",
-    "find_programs", "fit_levels", "fit_quality", "gibbs_sample", "guide_concordance", "infer_network", "moments",
-    "network_modules", "network_panel", "onmf", "prepare_screen", "relative_response", "response_groups",
-    "response_order", "run", "set_verbosity", "simulate_screen", "store_programs", "summarise_screen",
-    "clustering", "common", "consensus", "datasets", "embedding", "levels", "model", "network", "network_plots", "panels", "pipeline", "plots",
+    "analyse_screen", "annotate_programs", "built_in_gene_sets", "choose_n_programs", "conditional_probabilities", "discretize",
+    "energy", "exact_moments", "find_programs", "fit_levels", "fit_quality", "flag_technical", "gibbs_sample", "guide_concordance",
+    "infer_network", "moments", "name_programs", "network_modules", "network_panel", "onmf", "prepare_screen", "project_programs",
+    "read_gmt", "relative_response", "response_groups", "response_order", "run", "select_programs", "set_verbosity",
+    "simulate_screen", "store_programs", "summarise_screen",
+    "annotation", "clustering", "common", "consensus", "datasets", "embedding", "levels", "model", "network", "network_plots", "panels", "pipeline", "plots",
     "preprocess", "programs", "report", "response", "simulate",
 ]
