@@ -1,4 +1,4 @@
-from . import clustering, common, consensus, datasets, embedding, levels, model, network, network_plots, panels, pipeline, plots, preprocess, programs, report, response, simulate
+from . import clustering, common, consensus, datasets, embedding, gram, levels, model, multiplicative, network, network_plots, panels, pipeline, plots, preprocess, programs, report, response, simulate
 from .clustering import Groups, Modules, ResponseOrder, network_modules, response_groups, response_order
 from .common import set_verbosity
 from .consensus import ProgramChoice, choose_n_programs, find_programs, store_programs
@@ -19,6 +19,6 @@ __all__ = [
     "find_programs", "fit_levels", "fit_quality", "gibbs_sample", "guide_concordance", "infer_network", "moments",
     "network_modules", "network_panel", "onmf", "prepare_screen", "relative_response", "response_groups",
     "response_order", "run", "set_verbosity", "simulate_screen", "store_programs", "summarise_screen",
-    "clustering", "common", "consensus", "datasets", "embedding", "levels", "model", "network", "network_plots", "panels", "pipeline", "plots",
+    "clustering", "common", "consensus", "datasets", "embedding", "gram", "levels", "model", "multiplicative", "network", "network_plots", "panels", "pipeline", "plots",
     "preprocess", "programs", "report", "response", "simulate",
 ]
