@@ -1,4 +1,25 @@
-from . import annotation, clustering, common, consensus, datasets, embedding, levels, model, network, network_plots, panels, pipeline, plots, preprocess, programs, report, response, simulate
+from . import (
+    annotation,
+    clustering,
+    common,
+    consensus,
+    datasets,
+    embedding,
+    gram,
+    levels,
+    model,
+    multiplicative,
+    network,
+    network_plots,
+    panels,
+    pipeline,
+    plots,
+    preprocess,
+    programs,
+    report,
+    response,
+    simulate,
+)
 from .annotation import annotate_programs, built_in_gene_sets, flag_technical, name_programs, project_programs, read_gmt, select_programs
 from .clustering import Groups, Modules, ResponseOrder, network_modules, response_groups, response_order
 from .common import set_verbosity
@@ -21,6 +42,6 @@ __all__ = [
     "infer_network", "moments", "name_programs", "network_modules", "network_panel", "onmf", "prepare_screen", "project_programs",
     "read_gmt", "relative_response", "response_groups", "response_order", "run", "select_programs", "set_verbosity",
     "simulate_screen", "store_programs", "summarise_screen",
-    "annotation", "clustering", "common", "consensus", "datasets", "embedding", "levels", "model", "network", "network_plots", "panels", "pipeline", "plots",
+    "annotation", "clustering", "common", "consensus", "datasets", "embedding", "gram", "levels", "model", "multiplicative", "network", "network_plots", "panels", "pipeline", "plots",
     "preprocess", "programs", "report", "response", "simulate",
 ]

@@ -267,8 +267,9 @@ def project_programs(
                          f"{(used & ~found).sum()} of {used.sum()} genes are missing. Genes are called {', '.join(genes[:2])} in programs, "
                          f"{', '.join(adata.var_names[:2])} in adata; select_programs leaves programs out")
     known = replace(programs, genes=list(genes[found]), spectra=programs.spectra[:, found], scale=programs.scale[found],
-                    left_out=[gene for gene in programs.left_out if gene in adata.var_names])
+                    left_out=[gene for gene in programs.left_out if gene in adata.var_names], centre=None if programs.centre is None else programs.centre.iloc[:, found])
     X = _columns(adata, known.genes)
     values = _stored_values(X)[:1_000_000]
     if values.any() and (values % 1 == 0).all(): raise ValueError("adata.X must be log-normalised as for the programs, it holds whole numbers, as counts do")
+    if ((programs.spectra != 0).sum(0) > 1).any(): share = 1.     # least squares on overlapping programs makes up for missing genes itself
     return (known.transform(X) / share).astype(np.float32)

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Balance', 'find_programs', 'ProgramChoice', 'choose_n_programs', 'store_programs']
 
-# %% ../nbs/01b_consensus.ipynb #ec58d2a3
+# %% ../nbs/01b_consensus.ipynb #76ce722a
 import json
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,8 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from .common import check_whole, logger, nearest, seeds_for
-from .programs import Programs, _assign, _check_number, _checked_matrix, _directions, _fit_gram, _fit_spectra, _leading, _usage, gene_gram, gene_scale
+from .gram import _centre_gram, _checked_matrix, _reference_means, gene_gram, gene_scale
+from .programs import Programs, _assign, _check_number, _directions, _fit_gram, _fit_spectra, _leading, _overlapping, _strengths, _upright, _usage
 
 # %% ../nbs/01b_consensus.ipynb #50be0a9b
 Balance = Literal["sqrt", "equal", "proportional", "none"]
@@ -47,7 +48,7 @@ def _resampled(
     drawn = begins + (rng.random(len(groups)) * np.repeat(sizes, sizes)).astype(int)
     return np.bincount(order[drawn], minlength=len(groups))
 
-# %% ../nbs/01b_consensus.ipynb #bba85e10
+# %% ../nbs/01b_consensus.ipynb #a666f411
 def _consensus(
     repeats: np.ndarray, # (n_repeats, n_programs, n_genes), unit rows
     density_threshold: float, # largest mean distance of a component to its nearest neighbours
@@ -55,7 +56,7 @@ def _consensus(
     "Match the programs of all repeats; count which genes each program holds in how many of them"
     R, k, _ = repeats.shape
     rows = repeats.reshape(R * k, -1)
-    cosine = (rows @ rows.T).reshape(R, k, R, k)
+    cosine = np.abs(rows @ rows.T).reshape(R, k, R, k)
     elsewhere = np.where(np.eye(R, dtype=bool)[:, None], -np.inf, cosine.max(3))
     closest = np.sort(elsewhere, axis=2)[:, :, ::-1][:, :, :max(1, round(0.3 * R))]
     kept = np.sqrt(np.maximum(2 - 2 * closest, 0)).mean(2) <= density_threshold
@@ -63,10 +64,11 @@ def _consensus(
     typical = max(range(R), key=lambda r: sum(cosine[r, :, s][matches[r, s]].sum() for s in range(R)))
     columns = np.stack([matches[typical, s][1] for s in range(R)])
     aligned = np.take_along_axis(repeats, columns[:, :, None], 1)
+    aligned = aligned * np.copysign(1, np.einsum("kg,rkg->rk", aligned[typical], aligned))[:, :, None]  # a signed program and its mirror image are one
     kept = np.take_along_axis(kept, columns, 1)
     between = np.einsum("rkg,skg->krs", aligned, aligned)[:, *np.triu_indices(R, 1)].mean(1)
     weighed = aligned * kept[:, :, None]
-    return (weighed > 0).sum(0) + 0.5 * weighed.mean(0), between, kept.sum(0)
+    return (weighed != 0).sum(0) + 0.5 * np.abs(weighed.mean(0)), between, kept.sum(0)
 
 # %% ../nbs/01b_consensus.ipynb #7f47be64
 def _entering_genes(
@@ -168,29 +170,41 @@ def _progress(
     "Go through `tasks` with a progress bar on a terminal, with nothing in notebooks and files"
     return tqdm(tasks, desc=description, total=total, leave=False, disable=sys.stderr is None or not sys.stderr.isatty())
 
-# %% ../nbs/01b_consensus.ipynb #5f250c3b
+# %% ../nbs/01b_consensus.ipynb #44069f65
+def _levels(
+    adata: ad.AnnData, # log-normalised screen
+    X, # matrix of the genes that enter
+    genes: list[str], # their names
+) -> tuple[pd.DataFrame, np.ndarray]: # centre (batches × genes, row "" for all), batch of each cell
+    "From where signed programs go up and down: the mean of the controls of the same batch, else of all controls, else of all cells"
+    reference = adata.obs["if_control"].to_numpy(bool) if "if_control" in adata.obs else np.zeros(adata.n_obs, bool)
+    if not reference.any(): reference = ~reference
+    codes, names = pd.factorize(adata.obs["batch"].astype(str)) if "batch" in adata.obs else (np.zeros(adata.n_obs, int), [])
+    means = _reference_means(X, codes, reference)
+    return pd.DataFrame(means if len(names) else means[-1:], [*names, ""], genes), codes
+
 def _fit_repeat(
-    X, # (n_cells, n_genes), CSR or dense
-    scale: np.ndarray, # (n_genes,)
+    gram: Callable[[np.ndarray], np.ndarray], # Gram matrix of the genes for given weights of the cells
     weights: np.ndarray, # (n_cells,)
     free: np.ndarray, # (n_genes,) bool, genes outside prior programs
     n_free: int, # programs to find
     rng: np.random.Generator, # for starts
+    signed: bool, # whether a program holds genes that go up and genes that go down
 ) -> tuple[np.ndarray, bool]: # spectra (n_free, n_genes), converged
     "Programs of one weighted sample of the cells"
-    G = gene_gram(X, weights=weights) / np.outer(scale, scale)
+    G = gram(weights)
     spectra = np.zeros((n_free, len(G)))
-    _, spectra[:, free], _, _, converged = _fit_gram(G[np.ix_(free, free)], n_free, rng=rng)
+    _, spectra[:, free], _, _, converged = _fit_gram(G[np.ix_(free, free)], n_free, rng=rng, signed=signed)
     return spectra, converged
 
-# %% ../nbs/01b_consensus.ipynb #3d14635d
+# %% ../nbs/01b_consensus.ipynb #575c4e86
 def _label_by_consensus(
     G: np.ndarray, # (n_genes, n_genes), Gram matrix of the free genes, all cells
     spectra: np.ndarray, # (n_repeats, n_programs, n_genes)
     density_threshold: float, # see `_consensus`
 ) -> tuple[np.ndarray, np.ndarray]: # labels (n_genes,), stability (n_programs,)
     "Program of each gene by the vote of the repeats; raises `ValueError` where too few programs come back"
-    if len(spectra) == 1: return np.where(spectra[0].any(0), spectra[0].argmax(0), -1), np.ones(spectra.shape[1])
+    if len(spectra) == 1: return np.where(spectra[0].any(0), np.abs(spectra[0]).argmax(0), -1), np.ones(spectra.shape[1])
     votes, stability, kept = _consensus(spectra, density_threshold)
     lasting = kept > 1
     if lasting.sum() < max(1, len(kept) / 2):
@@ -199,10 +213,10 @@ def _label_by_consensus(
     if not lasting.all(): logger.warning("%d of %d programs did not come back in the resamplings and were discarded", (~lasting).sum(), len(kept))
     votes, stability = votes[lasting], stability[lasting]
     labels = votes.argmax(0)
-    by_projection, _ = _assign(G, *_fit_spectra(G, labels, votes.max(0), len(votes)))
+    by_projection, _ = _assign(G, *_fit_spectra(G, labels, np.zeros(len(G)), len(votes)))
     return np.where(votes.any(0), labels, by_projection), stability
 
-# %% ../nbs/01b_consensus.ipynb #020d8c2a
+# %% ../nbs/01b_consensus.ipynb #45482bf2
 def find_programs(
     adata: ad.AnnData, # log-normalised screen, cells × genes, in memory or backed
     n_programs: int, # number of programs, prior programs included
@@ -211,19 +225,24 @@ def find_programs(
     balance: Balance = "sqrt", # how much a group of n cells weighs: sqrt(n), 1, n; "none" also ignores groups when resampling
     balance_key: str = "target_gene", # column of obs with the groups
     prior_programs: dict[str, Sequence[str]] | None = None, # name -> genes, kept as given
+    signed: bool = False, # programs of genes that go up and genes that go down, seen from the controls
+    overlap: int = 1, # most programs that a gene may serve
     min_cell_fraction: float = 0.001, # genes seen in a smaller share of cells do not enter
     density_threshold: float = 0.7, # largest distance (0 to 1.41) at which a component counts as having come back
     seed: int = 0, # decides everything random
     n_jobs: int = 1, # repeats fitted at the same time; the result is the same
 ) -> Programs:
     "Consensus gene programs of a screen; raises `ValueError` on bad input or where programs do not come back"
-    check_whole("n_repeats", n_repeats, 1)
+    check_whole("n_repeats", n_repeats, 1), check_whole("overlap", overlap, 1)
     n_prior = len(prior_programs or {})
     X, genes, prior, scale, groups = _prepared(adata, balance, balance_key, min_cell_fraction, prior_programs)
     _check_number(n_programs, X.shape[0], int(np.isfinite(scale).sum()))
     if n_programs < n_prior: raise ValueError(f"n_programs must count the {n_prior} prior programs too, got {n_programs}")
     weights, free = _balanced_weights(groups, balance), prior < 0
-    G = gene_gram(X, weights=weights) / np.outer(scale, scale)
+    centre, batches = _levels(adata, X, genes) if signed or overlap > 1 else (None, None)
+    def centred(weights): return _centre_gram(gene_gram(X, weights=weights), X, centre.to_numpy(), batches, weights) / np.outer(scale, scale)
+    def gram(weights): return centred(weights) if signed else gene_gram(X, weights=weights) / np.outer(scale, scale)
+    G = gram(weights)
     labels, stability, converged = prior.copy(), np.ones(n_prior), True
     if n_programs > n_prior:
         _check_number(n_programs - n_prior, X.shape[0], int((free & np.isfinite(scale)).sum()))
@@ -231,19 +250,25 @@ def find_programs(
         samples = [weights * (_resampled(groups, rng) if n_repeats > 1 else 1) for rng in rngs]
         with threadpool_limits(limits=None if n_jobs == 1 else 1, user_api="blas"):
             running = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
-                delayed(_fit_repeat)(X, scale, sample, free, n_programs - n_prior, rng) for sample, rng in zip(samples, rngs))
+                delayed(_fit_repeat)(gram, sample, free, n_programs - n_prior, rng, signed) for sample, rng in zip(samples, rngs))
             fits = list(_progress(running, "Resamplings", n_repeats))
         found, found_stability = _label_by_consensus(G[np.ix_(free, free)], np.stack([spectra for spectra, _ in fits])[:, :, free], density_threshold)
         labels[free] = np.where(found >= 0, found + n_prior, -1)
         stability, converged = np.r_[stability, found_stability], all(done for _, done in fits)
-    spectra, strength = _fit_spectra(G, labels, np.ones(len(G)), len(stability))
+    spectra, strength = _fit_spectra(G, labels, np.zeros(len(G)), len(stability))
+    levels = (centre.to_numpy(), batches) if signed else (None, None)
+    if overlap > 1:
+        spectra = _overlapping(G, G if signed else centred(weights), labels, spectra, weights.sum() ** 2 / (weights ** 2).sum(), overlap, signed)
+        strength = _strengths(X, spectra, scale, *levels, weights)
     order = np.argsort(-strength, kind="stable")
+    spectra = _upright(spectra[order])
     left_out = _perturbed_genes(adata, genes)
     if not converged: warnings.warn("find_programs: a resampling has not converged", ConvergenceWarning, stacklevel=2)
     return Programs(
-        usage=_usage(X, spectra[order], scale, np.isin(genes, left_out)), spectra=spectra[order], names=_names(order, list(prior_programs or {})), genes=genes, scale=scale,
+        usage=_usage(X, spectra, scale, np.isin(genes, left_out), *levels), spectra=spectra, names=_names(order, list(prior_programs or {})), genes=genes, scale=scale,
         left_out=left_out, loss=np.array([np.trace(G) - strength.sum()]), explained=strength[order] / np.trace(G), stability=stability[order], converged=converged,
-        parameters=dict(n_programs=n_programs, n_repeats=n_repeats, balance=balance, balance_key=balance_key, min_cell_fraction=min_cell_fraction,
+        centre=centre if signed else None,
+        parameters=dict(n_programs=n_programs, n_repeats=n_repeats, signed=signed, overlap=overlap, balance=balance, balance_key=balance_key, min_cell_fraction=min_cell_fraction,
                         density_threshold=density_threshold, prior_programs={name: list(members) for name, members in (prior_programs or {}).items()}, seed=seed))
 
 # %% ../nbs/01b_consensus.ipynb #bd18b1fa

@@ -8,7 +8,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from perturbnb.consensus import find_programs
-from perturbnb.programs import Programs, gene_scale, onmf
+from perturbnb.gram import gene_scale
+from perturbnb.programs import Programs, onmf
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +124,15 @@ def test_one_program_and_as_many_as_genes():
     X = np.random.default_rng(0).gamma(1, 1, (50, 6))
     np.testing.assert_allclose(onmf(X, 1).loss[-1], (np.linalg.svd(X, compute_uv=False)[1:] ** 2).sum(), rtol=1e-4)
     assert onmf(X, 6).loss[-1] == pytest.approx(0, abs=1e-3)
+
+
+def test_multiplicative_updates_are_the_reference(planted):
+    X = np.log1p(planted[0]).astype(float)
+    ours, theirs = onmf(X, 6), onmf(sparse.csr_matrix(X), 6, solver="mu", max_iter=1000, tol=1e-6)
+    assert adjusted_rand_score(ours.spectra.argmax(0), theirs.spectra.argmax(0)) > 0.8
+    assert theirs.loss[-1] == pytest.approx(np.linalg.norm(X - theirs.usage @ theirs.spectra) ** 2, rel=1e-4)
+    assert len(theirs.loss) > 2 and theirs.loss[-1] <= theirs.loss[-2] * (1 + 1e-6) and (theirs.usage >= 0).all()
+    np.testing.assert_allclose(theirs.transform(X[:20]), theirs.usage[:20], rtol=1e-4, atol=1e-5)
+    for wrong in (dict(solver="als"), dict(solver="mu", signed=True), dict(solver="mu", overlap=2)):
+        with pytest.raises(ValueError, match="solver"):
+            onmf(X, 6, **wrong)
