@@ -165,12 +165,12 @@ def _write_arrays(analysis, folder):
     analysis.network.save(folder / "responses.h5ad", layers={"response": own @ network.coefficients, "sd": np.sqrt(own**2 @ network.coefficient_sd**2)})
     np.save(folder / "program_umap_pos.npy", analysis.positions)
 
-# %% ../nbs/08_pipeline.ipynb #3aca6b4c
+# %% ../nbs/08_pipeline.ipynb #d7a59626
 def _figures(analysis):
     "name -> (caption, function that draws it)"
     plots, nets, a = pnb.plots, pnb.network_plots, analysis
     strengths = a.network.to_frame()["J"].abs()
-    threshold = 0.999 * strengths.iloc[:3 * len(a.network.names)].min() if len(strengths) else 0.1     # about three edges per program
+    threshold = 0.999 * min(max(0.1, strengths.iloc[:3 * len(a.network.names)].min()), strengths.max()) if len(strengths) else 0.1     # at most about three edges per program
     drawn = {
         "qc": ("Quality of the cells that were kept.", lambda: plots.plot_qc(a.screen)),
         "usage_umap": ("Usage of each program on the map of the cells.", lambda: plots.plot_usage_on_umap(a.umap, a.programs.usage, names=a.programs.names)),

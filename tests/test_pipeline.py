@@ -22,7 +22,8 @@ from perturbnb.simulate import simulate_screen
 
 KEYS = ["--guide-key", "guide", "--target-key", "gene", "--control", "control", "--batch-key", "batch"]
 OPTIONS = [*KEYS, "--n-programs", "7", "--n-repeats", "3", "--seed", "5"]
-SCHEMA = {"programs": ["program", "gene", "weight", "rank"], "network": ["regulator", "regulated", "J"], "modules": ["program", "module"], "groups": ["target_gene", "group", "cluster"], "guides": ["target_gene", "n_guides", "n_cells", "correlation", "lowest", "odd_guide", "strength", "spread"],
+SCHEMA = {"programs": ["program", "gene", "weight", "rank"], "network": ["regulator", "regulated", "J"], "modules": ["program", "module"], "groups": ["target_gene", "group", "cluster"],
+          "guides": ["target_gene", "n_guides", "n_cells", "correlation", "lowest", "odd_guide", "strength", "spread"],
           "responses": ["target_gene", "program", "response", "spread", "n_guides", "n_cells", "reference"], "removed": ["step", "unit", "before", "removed", "reason"]}
 FILES = {f"{name}.csv" for name in SCHEMA} | {"screen.h5ad", "responses.h5ad", "program_umap_pos.npy", "figures", "report.ipynb", "report.html", "run.json"}
 
