@@ -36,3 +36,26 @@ def expected_data():
     folder = os.environ.get("PERTURBNB_EXPECTED_DIR")
     if not folder: pytest.skip("PERTURBNB_EXPECTED_DIR is not set: no independent conversion to compare with")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    "Counts around six planted programs, and the program of each gene"
+    from planted import plant
+    return plant()
+
+
+@pytest.fixture(scope="module")
+def screen(planted):
+    "The same as a log-normalised screen"
+    import numpy as np
+    from planted import as_screen
+    from scipy import sparse
+    return as_screen(sparse.csr_matrix(np.log1p(planted[0]).astype(np.float32)))
+
+
+@pytest.fixture(scope="module")
+def programs(screen):
+    "The programs found in it"
+    from perturbnb.consensus import find_programs
+    return find_programs(screen, 6, n_repeats=3)

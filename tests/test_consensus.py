@@ -14,21 +14,6 @@ from perturbnb.consensus import choose_n_programs, find_programs, store_programs
 from perturbnb.levels import discretize
 
 
-@pytest.fixture(scope="module")
-def planted():
-    return plant()
-
-
-@pytest.fixture(scope="module")
-def screen(planted):
-    return as_screen(sparse.csr_matrix(np.log1p(planted[0]).astype(np.float32)))
-
-
-@pytest.fixture(scope="module")
-def programs(screen):
-    return find_programs(screen, 6, n_repeats=3)
-
-
 @pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
 def test_screen_format_does_not_matter(planted, programs, form):
     X = np.log1p(planted[0])

@@ -2,30 +2,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from planted import as_screen, plant
+from planted import plant
 from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from perturbnb.consensus import find_programs
 from perturbnb.gram import gene_scale
 from perturbnb.programs import Programs, onmf
-
-
-@pytest.fixture(scope="module")
-def planted():
-    return plant()
-
-
-@pytest.fixture(scope="module")
-def screen(planted):
-    return as_screen(sparse.csr_matrix(np.log1p(planted[0]).astype(np.float32)))
-
-
-@pytest.fixture(scope="module")
-def programs(screen):
-    return find_programs(screen, 6, n_repeats=3)
-
 
 FORMATS = {
     "csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "csr_array": sparse.csr_array, "dense": np.asarray, "frame": pd.DataFrame, "fortran": np.asfortranarray,
