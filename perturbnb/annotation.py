@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['INTERFERON_GENES', 'HEAT_SHOCK_GENES', 'IMMEDIATE_EARLY_GENES', 'RIBOSOMAL_PATTERN', 'MITOCHONDRIAL_PATTERN',
            'read_gmt', 'built_in_gene_sets', 'annotate_programs', 'name_programs', 'flag_technical', 'select_programs',
-           'project_programs']
+           'project_programs', 'adopt_programs']
 
-# %% ../nbs/01d_annotation.ipynb #e2120446
+# %% ../nbs/01d_annotation.ipynb #96a5404b
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,10 @@ from scipy import sparse
 from scipy.stats import false_discovery_control, hypergeom, rankdata
 
 from .common import _stored_values, check_finite, check_whole, logger, nearest
+from .consensus import _levels, _perturbed_genes
+from .gram import _blocks, _checked_matrix, gene_scale
 from .preprocess import G2M_GENES, MIN_MARKERS, S_GENES
-from .programs import Programs, _columns
+from .programs import Programs, _columns, _strengths, _usage
 
 # %% ../nbs/01d_annotation.ipynb #75b23d48
 def read_gmt(
@@ -43,7 +45,7 @@ def read_gmt(
     if not sets: raise ValueError(f"path: {path.name!r} holds no gene set")
     return sets
 
-# %% ../nbs/01d_annotation.ipynb #a6e6f98b
+# %% ../nbs/01d_annotation.ipynb #28c19dc7
 INTERFERON_GENES = tuple((
     "ADAR B2M BATF2 BST2 C1S CASP1 CASP8 CCRL2 CD47 CD74 CMPK2 CNP CSF1 CXCL10 CXCL11 DDX60 DHX58 EIF2AK2 ELF1 EPSTI1 MVB12A TENT5A CMTR1 "
     "GBP2 GBP4 GMPR HERC6 HLA-C IFI27 IFI30 IFI35 IFI44 IFI44L IFIH1 IFIT2 IFIT3 IFITM1 IFITM2 IFITM3 IL15 IL4R IL7 IRF1 IRF2 IRF7 IRF9 "
@@ -65,7 +67,7 @@ def built_in_gene_sets(
     sets = {name: [gene for gene in genes if gene.upper() in members] for name, members in listed.items()}
     for name, pattern in (("mitochondrial", MITOCHONDRIAL_PATTERN), ("ribosomal", RIBOSOMAL_PATTERN)):
         sets[name] = [gene for gene in genes if re.fullmatch(pattern, gene.upper())]
-    return sets
+    return {name: members for name, members in sets.items() if members}
 
 # %% ../nbs/01d_annotation.ipynb #2e6827d9
 def _checked_sets(
@@ -126,7 +128,7 @@ def _heaviest(
     order = np.argsort(-np.abs(weight), kind="stable")[:np.count_nonzero(weight)]
     return ", ".join(genes[order])
 
-# %% ../nbs/01d_annotation.ipynb #4981226a
+# %% ../nbs/01d_annotation.ipynb #c62151a4
 def _own_name(
     programs: Programs, # the programs
     k: int, # which
@@ -138,9 +140,16 @@ def _own_name(
     listed = _heaviest(genes, counted if counted.any() else weight)
     return "/".join(listed.split(", ")[:n_genes]) if listed else programs.names[k]
 
+def _readable(
+    name: str, # of a gene set
+) -> str: # without the name of its collection, with spaces, at most forty letters
+    "Short form of a database's name of a gene set"
+    words = re.sub(r"^(HALLMARK|GOBP|GOCC|GOMF|HP|KEGG|KEGG_MEDICUS|REACTOME|BIOCARTA|PID|WP)_(?=.)", "", name).replace("_", " ").strip() or name
+    return words if len(words) <= 40 else words[:39].rstrip() + "…"
+
 def name_programs(
     programs: Programs, # from `find_programs` or `onmf`
-    gene_sets: Mapping[str, Sequence[str]] | str | Path | None = None, # as in `annotate_programs`
+    gene_sets: Mapping[str, Sequence[str]] | str | Path | pd.DataFrame | None = None, # as in `annotate_programs`, or the table it made
     *,
     max_q: float = 0.05, # a set that lends its name has at most this false discovery rate
     min_share: float = 0.25, # and at least this share of the program's weight
@@ -148,9 +157,10 @@ def name_programs(
 ) -> Programs: # the same with other names; parameters["renamed"] has the names before
     "Propose a short name for every program; raises `ValueError` on sets that are none"
     check_whole("n_genes", n_genes, 1)
-    table = annotate_programs(programs, gene_sets)
-    fitting = table[(table["q"] <= max_q) & (table["share"] >= min_share)].drop_duplicates("program").set_index("program")["gene_set"]
+    table = gene_sets if isinstance(gene_sets, pd.DataFrame) else annotate_programs(programs, gene_sets)
+    fitting = table[(table["q"] <= max_q) & (table["share"] >= min_share)].drop_duplicates("program").set_index("program")["gene_set"].map(_readable)
     kept = set(programs.parameters.get("prior_programs") or {})
+    if "adopted" in programs.parameters: kept |= {name for name in programs.names if not re.fullmatch(r"P\d+", name)}
     proposed = [name if name in kept else fitting.get(name) or _own_name(programs, k, n_genes) for k, name in enumerate(programs.names)]
     often, names = Counter(proposed), []
     for k, (old, new) in enumerate(zip(programs.names, proposed)):
@@ -243,14 +253,13 @@ def select_programs(
     return replace(programs, usage=programs.usage[:, at], spectra=programs.spectra[at], names=[programs.names[k] for k in at],
                    explained=programs.explained[at], stability=programs.stability[at], parameters=programs.parameters | {"selected_from": list(programs.names)})
 
-# %% ../nbs/01d_annotation.ipynb #3bd10d2a
-def project_programs(
-    programs: Programs, # of another data set, perhaps loaded from a file
-    adata: ad.AnnData, # log-normalised as that one was; genes by name, in any order
-    *,
-    min_share: float = 0.5, # smallest share of a program's weight that must be found, 0 to 1
-) -> np.ndarray: # (n_cells, n_programs) float32, usage on the scale of `programs.usage`
-    "Usage of fixed programs in other cells; raises `ValueError` where too many genes are missing or the data are counts"
+# %% ../nbs/01d_annotation.ipynb #bf3da6c2
+def _share_found(
+    programs: Programs, # of another data set
+    adata: ad.AnnData, # in which their genes are looked up
+    min_share: float, # smallest share of a program's weight that must be there
+) -> tuple[np.ndarray, np.ndarray]: # (n_genes,) bool; (n_programs,) share of each program's weight
+    "Which genes of the programs are there; says how many are missing, raises `ValueError` where too many are"
     if not isinstance(adata, ad.AnnData): raise ValueError(f"adata must be an AnnData, got {type(adata).__name__}; programs.transform takes a matrix")
     if not adata.var_names.is_unique: raise ValueError(f"adata must have unique var_names, {adata.var_names[adata.var_names.duplicated()][0]!r} occurs more than once")
     if not 0 < min_share <= 1: raise ValueError(f"min_share must be above 0 and at most 1, got {min_share!r}")
@@ -266,10 +275,91 @@ def project_programs(
         raise ValueError(f"adata must have at least {min_share:.0%} of the weight of each program, {len(short)} of {len(share)} have less ({listed}): "
                          f"{(used & ~found).sum()} of {used.sum()} genes are missing. Genes are called {', '.join(genes[:2])} in programs, "
                          f"{', '.join(adata.var_names[:2])} in adata; select_programs leaves programs out")
-    known = replace(programs, genes=list(genes[found]), spectra=programs.spectra[:, found], scale=programs.scale[found],
-                    left_out=[gene for gene in programs.left_out if gene in adata.var_names], centre=None if programs.centre is None else programs.centre.iloc[:, found])
-    X = _columns(adata, known.genes)
+    return found, share
+
+def _log_normalised(adata, genes): # (n_cells, len(genes)) matrix of an AnnData that holds no counts
+    X = _columns(adata, genes)
     values = _stored_values(X)[:1_000_000]
     if values.any() and (values % 1 == 0).all(): raise ValueError("adata.X must be log-normalised as for the programs, it holds whole numbers, as counts do")
+    return X
+
+# %% ../nbs/01d_annotation.ipynb #d3efbe7f
+def project_programs(
+    programs: Programs, # of another data set, perhaps loaded from a file
+    adata: ad.AnnData, # log-normalised as that one was; genes by name, in any order
+    *,
+    min_share: float = 0.5, # smallest share of a program's weight that must be found, 0 to 1
+) -> np.ndarray: # (n_cells, n_programs) float32, usage on the scale of `programs.usage`
+    "Usage of fixed programs in other cells; raises `ValueError` where too many genes are missing or the data are counts"
+    found, share = _share_found(programs, adata, min_share)
+    known = replace(programs, genes=list(np.array(programs.genes)[found]), spectra=programs.spectra[:, found], scale=programs.scale[found],
+                    left_out=[gene for gene in programs.left_out if gene in adata.var_names], centre=None if programs.centre is None else programs.centre.iloc[:, found])
+    usage = known.transform(_log_normalised(adata, known.genes))
     if ((programs.spectra != 0).sum(0) > 1).any(): share = 1.     # least squares on overlapping programs makes up for missing genes itself
-    return (known.transform(X) / share).astype(np.float32)
+    return (usage / share).astype(np.float32)
+
+# %% ../nbs/01d_annotation.ipynb #c4bb8c16
+def _read_programs(
+    path: Path, # .h5ad from `Programs.save`, or a table of weights as .csv or .tsv
+) -> Programs | pd.DataFrame:
+    "Programs or weights of a file; raises `ValueError` where it is neither"
+    if not path.is_file(): raise ValueError(f"programs: there is no file {path.name!r}")
+    if path.suffix == ".h5ad": return Programs.load(path)
+    try: table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t")
+    except (ValueError, UnicodeDecodeError) as error: raise ValueError(f"programs: {path.name!r} is no table of weights, nor an .h5ad file of saved Programs") from error
+    if not {"program", "gene", "weight"} <= set(table): return table.set_index(table.columns[0])
+    if table.duplicated(["program", "gene"]).any(): raise ValueError(f"programs: {path.name!r} names a gene of a program twice")
+    return table.pivot(index="program", columns="gene", values="weight").fillna(0).reindex(table["program"].unique())
+
+def _checked_weights(
+    weights: pd.DataFrame, # programs × genes
+    adata: ad.AnnData, # in which they shall be used
+) -> pd.DataFrame: # the same with names as text; raises `ValueError` on what are no weights
+    "A table of weights, looked at once"
+    weights = weights.rename(index=str, columns=str)
+    if not len(weights) or not all(kind.kind in "biuf" for kind in weights.dtypes): raise ValueError("programs must be a table of numbers, programs in rows and genes in columns")
+    if not weights.columns.isin(adata.var_names).any() and weights.index.isin(adata.var_names).any(): raise ValueError("programs must have genes in columns, they are in rows: transpose the table")
+    for what, names in (("program", weights.index), ("gene", weights.columns)):
+        if not names.is_unique: raise ValueError(f"programs must name each {what} once, {names[names.duplicated()][0]!r} occurs more than once")
+    check_finite("programs", weights)
+    empty = weights.index[~weights.any(axis=1)]
+    if len(empty): raise ValueError(f"programs must have weight on some gene, {empty[0]!r} has none")
+    return weights
+
+# %% ../nbs/01d_annotation.ipynb #ff85bdc3
+def _as_programs(
+    weights: pd.DataFrame, # programs × genes
+    adata: ad.AnnData, # screen in which they shall be used
+) -> Programs: # without usage, for genes of which some may be missing in `adata`
+    "Weights in the form of `Programs`"
+    weights = _checked_weights(weights, adata)
+    there = weights.columns.isin(adata.var_names)
+    scale = np.full(len(there), np.inf)
+    if there.any(): scale[there] = gene_scale(_columns(adata, list(weights.columns[there])))
+    n, spectra = len(weights), weights.to_numpy(float)
+    spectra = spectra / np.linalg.norm(spectra, axis=1, keepdims=True)
+    return Programs(usage=np.zeros((0, n), np.float32), spectra=spectra, names=list(weights.index), genes=list(weights.columns), scale=scale, left_out=[], loss=np.zeros(0),
+                    explained=np.full(n, np.nan), stability=np.full(n, np.nan), converged=True, parameters={}, centre=pd.DataFrame() if (spectra < 0).any() else None)
+
+def adopt_programs(
+    adata: ad.AnnData, # prepared screen, log-normalised; not changed
+    programs: Programs | pd.DataFrame | str | Path, # `Programs` of another screen; weights, programs × genes; or the path of saved `Programs` or of weights as .csv or .tsv
+    *,
+    min_share: float = 0.5, # smallest share of a program's weight that must be found, 0 to 1
+) -> Programs: # with the usage of these cells, in the order given
+    "Programs from elsewhere as programs of this screen; raises `ValueError` on what are none, or where too many genes are missing"
+    if isinstance(programs, (str, Path)): programs = _read_programs(Path(programs))
+    if isinstance(programs, pd.DataFrame) and isinstance(adata, ad.AnnData): programs = _as_programs(programs, adata)
+    if not isinstance(programs, Programs): raise ValueError(f"programs must be Programs, a table of weights or the path of either, got {type(programs).__name__}")
+    found, _ = _share_found(programs, adata, min_share)
+    genes, signed = list(np.array(programs.genes)[found]), programs.centre is not None
+    X = _checked_matrix(_log_normalised(adata, genes), "adata.X")
+    spectra, scale = programs.spectra[:, found] / np.linalg.norm(programs.spectra[:, found], axis=1, keepdims=True), programs.scale[found]
+    centre, batches = _levels(adata, X, genes) if signed else (None, None)
+    left_out = sorted({*_perturbed_genes(adata, genes), *(gene for gene in programs.left_out if gene in adata.var_names)})
+    levels = (centre.to_numpy(), batches) if signed else (None, None)
+    strength = _strengths(X, spectra, scale, *levels)
+    total = sum((((block - (levels[0][batches[rows]] if signed else 0)) / scale) ** 2).sum() for rows, block in _blocks(X))
+    return replace(programs, usage=_usage(X, spectra, scale, np.isin(genes, left_out), *levels), spectra=spectra, genes=genes, scale=scale, left_out=left_out, centre=centre,
+                   loss=np.array([total - strength.sum()]), explained=strength / total, stability=np.full(len(spectra), np.nan),
+                   parameters=programs.parameters | {"adopted": True, "genes_missing": int((~found).sum())})

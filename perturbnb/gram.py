@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['gene_gram', 'gene_scale', 'nonnegative_usage']
 
-# %% ../nbs/01_gram.ipynb #a603c3b5
+# %% ../nbs/01_gram.ipynb #c13a4a20
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import njit
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from .common import check_finite
 
-# %% ../nbs/01_gram.ipynb #4dc4dbe5
+# %% ../nbs/01_gram.ipynb #c215810b
 def _checked_matrix(
     X, # what the user gave
     name: str, # its name, for messages
@@ -24,7 +25,9 @@ def _checked_matrix(
     signed: bool = False, # whether negative values are allowed
 ): # (n_cells, n_genes), CSR or dense
     "Refuse what cannot be factorised: not two-dimensional, not finite, negative, fewer than two cells"
+    if hasattr(X, "obs"): raise ValueError(f"{name} must be a matrix, got {type(X).__name__}; give its X")
     X = X.tocsr() if sparse.issparse(X) else np.asarray(X)
+    if X.dtype == bool: X = X.astype(np.float32)
     if X.ndim != 2: raise ValueError(f"{name} must be cells × genes, got shape {X.shape}")
     check_finite(name, X)
     lowest = X.min() if min(X.shape) and not signed else 0
@@ -41,7 +44,7 @@ def _blocks(
         block = X[start:start + n_rows]
         yield slice(start, start + n_rows), np.asarray(block.toarray() if sparse.issparse(block) else block, dtype=np.float32)
 
-# %% ../nbs/01_gram.ipynb #07d44282
+# %% ../nbs/01_gram.ipynb #e77b1aba
 @njit(cache=True, nogil=True)
 def _gram_kernel(values, genes, place, stop, weighted, first, rows, G):
     "Rows `rows` of the upper triangle of G; entry q of gene g stands at `place[q]` of its cell's row, which ends at `stop[q]`"
@@ -60,40 +63,51 @@ def _mirror_kernel(G):
             for i in range(top, min(top + 64, n)):
                 for j in range(max(left, i + 1), min(left + 64, n)): G[j, i] = G[i, j]
 
-def _threads() -> int: return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _n_threads(
+    n_jobs: int, # what the user gave: at least 1, or -1 for all processors
+) -> int: # number of threads
+    "Threads for a task; raises `ValueError` where `n_jobs` is no number of them"
+    if n_jobs != -1:
+        if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or n_jobs < 1: raise ValueError(f"n_jobs must be at least 1, or -1 for all processors, got {n_jobs!r}")
+        return int(n_jobs)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 def _sparse_gram(
     X: sparse.csr_matrix, # (n_cells, n_genes)
     weights: np.ndarray | None, # (n_cells,), None: 1
+    n_threads: int, # genes done at the same time
 ) -> np.ndarray: # (n_genes, n_genes) float64
     "Weighted Gram matrix without a dense block; genes shared among threads"
     if not X.has_canonical_format:
         X = X.copy()
         X.sum_duplicates()
-    values, n_threads = X.data.astype(np.float32), _threads()
-    by_gene = sparse.csr_matrix((np.arange(X.nnz), X.indices, X.indptr), X.shape).tocsc()
-    place = by_gene.data
+    values = X.data.astype(np.float32)
+    genes = X.indices.astype(np.uint16 if X.shape[1] <= 2 ** 16 else np.uint32)     # unsigned, so the compiler need not ask whether an index is negative
+    by_gene = sparse.csr_matrix((np.arange(X.nnz, dtype=np.uint64), X.indices, X.indptr), X.shape).tocsc()
+    place, stop = by_gene.data, X.indptr[1:].astype(np.uint64)[by_gene.indices]
     weighted = values[place].astype(np.float64)
     if weights is not None: weighted *= weights[by_gene.indices]
-    stop, G = X.indptr[1:][by_gene.indices], np.zeros((X.shape[1], X.shape[1]))
+    G = np.zeros((X.shape[1], X.shape[1]))
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(lambda t: _gram_kernel(values, X.indices, place, stop, weighted, by_gene.indptr, np.arange(t, len(G), n_threads), G), range(n_threads)))
+        list(pool.map(lambda t: _gram_kernel(values, genes, place, stop, weighted, by_gene.indptr, np.arange(t, len(G), n_threads), G), range(n_threads)))
     _mirror_kernel(G)
     return G
 
-# %% ../nbs/01_gram.ipynb #8bdabcd2
+# %% ../nbs/01_gram.ipynb #2b21b2ac
 def gene_gram(
     X, # (n_cells, n_genes), CSR or dense
     *,
     weights: np.ndarray | None = None, # (n_cells,), >= 0, how much each cell counts; None: 1
     max_density: float = 0.1, # fuller matrices are multiplied as dense blocks
+    n_jobs: int = -1, # threads; -1: all processors. The result is the same
 ) -> np.ndarray: # (n_genes, n_genes) float64
     "Weighted Gram matrix of the genes, `X.T @ diag(weights) @ X`"
-    if sparse.issparse(X) and X.nnz <= max_density * np.prod(X.shape, dtype=float): return _sparse_gram(X.tocsr(), weights)
+    if sparse.issparse(X) and X.nnz <= max_density * np.prod(X.shape, dtype=float): return _sparse_gram(X.tocsr(), weights, _n_threads(n_jobs))
     G = np.zeros((X.shape[1], X.shape[1]))
-    for rows, block in _blocks(X):
-        if weights is not None: block = block * np.sqrt(weights[rows, None]).astype(np.float32)
-        G += block.T @ block
+    with threadpool_limits(None if n_jobs == -1 else _n_threads(n_jobs), user_api="blas"):
+        for rows, block in _blocks(X):
+            if weights is not None: block = block * np.sqrt(weights[rows, None]).astype(np.float32)
+            G += block.T @ block
     return G
 
 # %% ../nbs/01_gram.ipynb #ec7683e9

@@ -5,60 +5,116 @@
 # %% auto #0
 __all__ = ['Levels', 'fit_levels', 'discretize']
 
-# %% ../nbs/01a_levels.ipynb #f20082ba
+# %% ../nbs/01a_levels.ipynb #6f122c10
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numba import njit
-from scipy import stats
+from numba import get_num_threads, njit
 
 from .common import check_finite
 
-# %% ../nbs/01a_levels.ipynb #0888f0db
-@njit(cache=True)
-def _two_cuts_kernel(p0, p1, p2, first, cuts):
-    # p0, p1, p2: running sums of length m + 1; first: scratch of length m + 1; cuts: result (i, j)
-    m = len(p0) - 1
-    step = 1
-    while step < m: step *= 2
-    lowest = np.inf
-    while step >= 1:
-        for j in range(step, m, 2 * step):
-            left = max(1, first[j - step])
-            right = min(j - 1, first[j + step]) if j + step < m else j - 1
-            cost = np.inf
-            for i in range(left, right + 1):
-                c = -p1[i] ** 2 / p0[i] - (p1[j] - p1[i]) ** 2 / (p0[j] - p0[i])
-                if c < cost: cost, first[j] = c, i
-            total = p2[m] + cost - (p1[m] - p1[j]) ** 2 / (p0[m] - p0[j])
-            if total < lowest: lowest, cuts[0], cuts[1] = total, first[j], j
-        step //= 2
-    return lowest
+# %% ../nbs/01a_levels.ipynb #09ec0ae0
+@njit(cache=True, nogil=True)
+def _running_sums_kernel(values, middle, inverse, sums):
+    # sums (3, n + 1): of values, of squares, and the fraction of c(0, t); inverse: 1 / t, and 0 for t = 0
+    total = squares = 0.0
+    for t in range(len(values)):
+        value = values[t] - middle
+        total, squares = total + value, squares + value * value
+        sums[0, t + 1], sums[1, t + 1] = total, squares
+    for t in range(len(values) + 1): sums[2, t] = sums[0, t] * sums[0, t] * inverse[t]
 
-# %% ../nbs/01a_levels.ipynb #4e916e2c
+# %% ../nbs/01a_levels.ipynb #0ddba4d5
+@njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+def _best_first_cut_kernel(sums, inverse, j, left, right):
+    # the i from left to right that makes the fractions of c(0, i) and c(i, j) largest, and their sum
+    best, block = -1.0, left
+    for begin in range(left, right + 1, 128):
+        highest = -1.0
+        for i in range(begin, min(begin + 128, right + 1)):
+            rest = sums[0, j] - sums[0, i]
+            value = sums[2, i] + rest * rest * inverse[j - i]
+            highest = value if value > highest else highest
+        if highest > best: best, block = highest, begin
+    best, at = -1.0, block
+    for i in range(block, min(block + 128, right + 1)):
+        rest = sums[0, j] - sums[0, i]
+        value = sums[2, i] + rest * rest * inverse[j - i]
+        if value > best: best, at = value, i
+    return at, best
+
+# %% ../nbs/01a_levels.ipynb #6398f348
+@njit(cache=True, nogil=True)
+def _two_cuts_kernel(sums, inverse, low, high, first, joint):
+    # cuts low <= i < j <= high; first, joint: (n + 1), first all zeros; on return the best i of each j that was tried, and its fractions
+    n = sums.shape[1] - 1
+    first[low], joint[low] = low, sums[2, low]
+    first[high], joint[high] = _best_first_cut_kernel(sums, inverse, high, low, high - 1)
+    last = sums[0, n] - sums[0, high]
+    best, at, step = joint[high] + last * last * inverse[n - high], high, 1
+    while step < high - low: step *= 2
+    while step > 1:
+        step //= 2
+        for j in range(low + step, high, 2 * step):
+            left, right = j - step, min(j + step, high)
+            if first[left] == 0 or first[right] == 0: continue          # a longer interval was dropped
+            last = sums[0, n] - sums[0, right]
+            bound = joint[left] + sums[1, right] - sums[1, left] + last * last * inverse[n - right]
+            if bound < best * (1 - 1e-12): continue
+            first[j], joint[j] = _best_first_cut_kernel(sums, inverse, j, first[left], min(first[right], j - 1))
+            last = sums[0, n] - sums[0, j]
+            total = joint[j] + last * last * inverse[n - j]
+            if total > best: best, at = total, j
+    return first[at], at, sums[1, n] - best
+
+# %% ../nbs/01a_levels.ipynb #eabbda05
+def _cuts(
+    values: np.ndarray, # (n_cells,) sorted, three distinct values or more
+    inverse: np.ndarray, # (n_cells + 1,): 0, 1, 1/2, 1/3, ...
+    scratch: tuple, # from `_scratch`, its contents of no importance
+) -> tuple[int, int, float]: # i, j, loss
+    "Optimal pair of cuts"
+    sums, first, joint = scratch
+    first[:] = 0
+    _running_sums_kernel(values, values.mean(dtype=np.float64), inverse, sums)
+    return _two_cuts_kernel(sums, inverse, np.searchsorted(values, values[0], "right"), np.searchsorted(values, values[-1]), first, joint)
+
+def _scratch(n_cells): return np.zeros((3, n_cells + 1)), np.zeros(n_cells + 1, np.int64), np.zeros(n_cells + 1)
+def _inverse(n_cells): return np.concatenate([[0.0], 1 / np.arange(1, n_cells + 1)])
+
+# %% ../nbs/01a_levels.ipynb #c8a94198
 def _thresholds(
-    usage: np.ndarray, # (n_cells,), one program, finite
+    values: np.ndarray, # (n_cells,), one program, sorted
+    inverse: np.ndarray, # as of `_cuts`
+    scratch: tuple, # likewise
 ) -> tuple[float, float]: # where level 0 and level +1 begin
     "Optimal cut points of one program"
-    values, counts = np.unique(usage, return_counts=True)
-    if len(values) == 1: return -np.inf, np.inf
-    if len(values) == 2: return values.mean(), values.mean()
-    middle = values.mean()
-    sums = [np.concatenate([[0.0], np.cumsum(counts * (values - middle) ** power)]) for power in (0, 1, 2)]
-    cuts = np.zeros(2, np.int64)
-    _two_cuts_kernel(*sums, np.zeros(len(values) + 1, np.int64), cuts)
-    edges = np.array([0, *cuts, len(values)])
-    means = middle + np.diff(sums[1][edges]) / np.diff(sums[0][edges])
+    lowest, highest = float(values[0]), float(values[-1])
+    if lowest == highest: return -np.inf, np.inf
+    if not ((lowest < values) & (values < highest)).any(): return (lowest + highest) / 2, (lowest + highest) / 2
+    means = [part.mean(dtype=np.float64) for part in np.split(values, _cuts(values, inverse, scratch)[:2])]
     return (means[0] + means[1]) / 2, (means[1] + means[2]) / 2
 
-# %% ../nbs/01a_levels.ipynb #85d4b7f6
+# %% ../nbs/01a_levels.ipynb #fb6ba67d
+@njit(cache=True, nogil=True)
+def _spins_kernel(usage, thresholds, spins):
+    for cell in range(usage.shape[0]):
+        for k in range(usage.shape[1]): spins[cell, k] = (usage[cell, k] >= thresholds[k, 0]) + (usage[cell, k] >= thresholds[k, 1]) - 1
+
+def _checked_usage(usage) -> np.ndarray:
+    usage = np.asarray(usage)
+    check_finite("usage", usage)
+    if usage.ndim != 2 or len(usage) == 0: raise ValueError(f"usage must be cells × programs with at least one cell, got shape {usage.shape}")
+    return usage if usage.dtype in (np.float32, np.float64) else usage.astype(np.float64)
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Levels:
     "Cut points between the three levels of each program"
     thresholds: np.ndarray # (n_programs, 2), where level 0 and level +1 begin
-    clip: np.ndarray # (n_programs,), upper bound put on usage before cutting; infinite: none
+    clip: np.ndarray # (n_programs,), upper bound put on usage before the cuts were sought; infinite: none
     names: list[str] # of programs
 
     def __repr__(self): return f"Levels({len(self.names)} programs, clipped: {np.isfinite(self.clip).sum()})"
@@ -67,20 +123,34 @@ class Levels:
         "Spins of cells, int8 (n_cells, n_programs); raises `ValueError` where usage does not fit"
         usage = _checked_usage(usage)
         if usage.shape[1] != len(self.names): raise ValueError(f"usage must have {len(self.names)} columns, one per program, got {usage.shape[1]}")
-        usage = np.minimum(usage, self.clip)
-        return ((usage >= self.thresholds[:, 0]).astype(np.int8) + (usage >= self.thresholds[:, 1]) - 1).astype(np.int8)
+        spins = np.empty(usage.shape, np.int8)
+        _spins_kernel(usage, np.ascontiguousarray(self.thresholds, dtype=np.float64), spins)
+        return spins
 
     def to_frame(self) -> pd.DataFrame:
         "Table of thresholds, one row per program"
         return pd.DataFrame({"program": self.names, "zero_from": self.thresholds[:, 0], "plus_from": self.thresholds[:, 1], "clip": self.clip})
 
-def _checked_usage(usage) -> np.ndarray:
-    usage = np.asarray(usage)
-    check_finite("usage", usage)
-    if usage.ndim != 2 or len(usage) == 0: raise ValueError(f"usage must be cells × programs with at least one cell, got shape {usage.shape}")
-    return usage.astype(np.float64)
+# %% ../nbs/01a_levels.ipynb #c3f2c65a
+def _skewness(
+    values: np.ndarray, # (n_cells,), not constant
+) -> float:
+    "Third central moment over the standard deviation cubed"
+    centred = values - values.mean(dtype=np.float64)
+    squares = centred * centred
+    return (squares * centred).mean() / squares.mean() ** 1.5
 
-# %% ../nbs/01a_levels.ipynb #039f4b23
+def _heavy_tail(
+    values: np.ndarray, # (n_cells,) sorted, not constant
+) -> float: # in the precision of `values`
+    "95th percentile; of the values above the lowest, where it would be the lowest"
+    for upper in (values, values[values > values[0]]):
+        whole, part = divmod(0.95 * (len(upper) - 1), 1)
+        below, above = upper[int(whole)], upper[min(int(whole) + 1, len(upper) - 1)]
+        if below + part * (above - below) > values[0]: break
+    return below + part * (above - below)
+
+# %% ../nbs/01a_levels.ipynb #547ea16f
 def fit_levels(
     usage: np.ndarray, # (n_cells, n_programs), finite; a DataFrame's columns name the programs
     *,
@@ -91,15 +161,19 @@ def fit_levels(
     usage = _checked_usage(usage)
     names = [f"P{k + 1}" for k in range(usage.shape[1])] if names is None else list(names)
     if len(names) != usage.shape[1]: raise ValueError(f"names must have one entry per program, {usage.shape[1]}, got {len(names)}")
-    clip = np.full(len(names), np.inf)
-    varies = np.ptp(usage, axis=0) > 0
-    if varies.any() and stats.skew(usage[:, varies]).mean() >= 1.5:
-        for k in np.flatnonzero(varies):
-            lowest = usage[:, k].min()
-            clip[k] = np.percentile(usage[:, k], 95)
-            if clip[k] == lowest: clip[k] = np.percentile(usage[usage[:, k] > lowest, k], 95)
-    thresholds = np.array([_thresholds(column) for column in np.minimum(usage, clip).T]).reshape(-1, 2)
-    return Levels(thresholds, clip, names)
+    columns, clip = np.array(usage.T, order="C"), np.full(len(names), np.inf)
+    with ThreadPoolExecutor(get_num_threads()) as threads:
+        list(threads.map(np.ndarray.sort, columns))
+        varying = [k for k, values in enumerate(columns) if values[0] < values[-1]]
+        if varying and np.mean(list(threads.map(lambda k: _skewness(columns[k]), varying))) >= 1.5:
+            clip[varying] = [_heavy_tail(columns[k]) for k in varying]
+            np.minimum(columns, clip.astype(columns.dtype)[:, None], out=columns)
+        shares = threads.map(_share_of_thresholds, np.array_split(columns, get_num_threads()))
+    return Levels(np.array([pair for share in shares for pair in share]).reshape(-1, 2), clip, names)
+
+def _share_of_thresholds(columns): # (n_programs, n_cells), sorted
+    inverse, scratch = _inverse(columns.shape[1]), _scratch(columns.shape[1])
+    return [_thresholds(values, inverse, scratch) for values in columns]
 
 def discretize(
     usage: np.ndarray, # (n_cells, n_programs), finite

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Programs', 'onmf']
 
-# %% ../nbs/01_onmf.ipynb #e9fd3bcd
+# %% ../nbs/01_onmf.ipynb #8622f52a
 import json
 import warnings
 from collections.abc import Sequence
@@ -17,260 +17,21 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.linalg import eigh, qr
 from scipy.stats import chi2
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from .common import check_whole, seeds_for, written_whole
-from .gram import _blocks, _centre_gram, _checked_matrix, _reference_means, gene_gram, nonnegative_usage
+from .common import _read_result, check_whole, seeds_for, written_whole
+from .gene_clusters import ImplicitGram, _embedding, _fit_gram, _fit_spectra, _norms, _unit_rows
+from .gram import _blocks, _centre_gram, _checked_matrix, _n_threads, _reference_means, gene_gram, nonnegative_usage
 from .multiplicative import _multiplicative
 
-# %% ../nbs/01_onmf.ipynb #1ac907fc
-def _leading(
-    block: np.ndarray, # (n, n), positive semi-definite
-    start: np.ndarray, # (n,), not all zero
-) -> tuple[np.ndarray, float]: # unit vector, its value h G h
-    "Leading direction of a block by power iteration; never worse than `start`"
-    h, tolerance = (start / np.linalg.norm(start)).astype(block.dtype), np.sqrt(np.finfo(block.dtype).eps)
-    for _ in range(100):
-        image = block @ h
-        length = np.linalg.norm(image)
-        if length == 0: break
-        image /= length
-        moved, h = np.abs(image - h).max(), image
-        if moved < tolerance: break
-    return h, float(h @ block @ h)
-
-def _guess(block): return np.ones(len(block)) if block.min() >= 0 else block[:, (block ** 2).sum(0).argmax()]  # a start that no leading direction is orthogonal to
-
-def _fit_spectra(
-    G: np.ndarray, # (n_genes, n_genes)
-    labels: np.ndarray, # (n_genes,), program of each gene, -1 for none
-    start: np.ndarray, # (n_genes,), loadings to start from; where they are all zero, the block says
-    n_programs: int, # number of programs
-    before: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None, # labels, spectra, strength of an earlier fit
-) -> tuple[np.ndarray, np.ndarray]: # spectra (n_programs, n_genes), strength (n_programs,)
-    "Best spectrum of every cluster, and how much of the squared norm it takes; clusters unchanged since `before` are not fitted again"
-    spectra, strength, touched = np.zeros((n_programs, len(G)), G.dtype), np.zeros(n_programs), range(n_programs)
-    if before is not None:
-        old, spectra, strength = before[0], before[1].copy(), before[2].copy()
-        touched = np.setdiff1d([old[old != labels], labels[old != labels]], [-1])
-        spectra[touched], strength[touched] = 0, 0
-    for k in touched:
-        genes = np.flatnonzero(labels == k)
-        if len(genes) == 0: continue
-        block = G[np.ix_(genes, genes)]
-        spectra[k, genes], strength[k] = _leading(block, start[genes] if start[genes].any() else _guess(block))
-    return spectra, strength
-
-# %% ../nbs/01_onmf.ipynb #f0998a52
-def _assign(
-    G: np.ndarray, # (n_genes, n_genes)
-    spectra: np.ndarray, # (n_programs, n_genes)
-    strength: np.ndarray, # (n_programs,)
-) -> tuple[np.ndarray, np.ndarray]: # labels (n_genes,), loading of each gene on its program
-    "Give each gene to the program that explains most of it; no program stays empty"
-    projection = (G @ spectra.T.astype(G.dtype)) / np.sqrt(np.maximum(strength, 1e-300))
-    labels = np.abs(projection).argmax(1)
-    loading = projection[np.arange(len(G)), labels]
-    norms = np.diag(G)
-    labels[norms == 0] = -1
-    for k in np.setdiff1d(np.arange(len(spectra)), labels):
-        crowded = np.bincount(labels[labels >= 0], minlength=len(spectra))[labels] > 1
-        worst = np.where(crowded & (labels >= 0), norms - loading ** 2, -1).argmax()
-        labels[worst], loading[worst] = k, np.sqrt(norms[worst])
-    return labels, loading
-
-# %% ../nbs/01_onmf.ipynb #ad074486
-def _em(
-    G: np.ndarray, # (n_genes, n_genes)
-    labels: np.ndarray, # (n_genes,), where to start
-    n_programs: int, # number of programs
-    *,
-    max_iter: int = 200, # most iterations
-    tol: float = 1e-7, # smallest relative decrease of the loss that counts
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[float], bool]: # labels, spectra, strength, losses, converged
-    "Alternate spectra and labels until nothing moves; the loss never rises"
-    total, losses, loading, before = np.trace(G, dtype=float), [], np.zeros(len(G)), None
-    rounding = max(1e-9, 100 * np.finfo(G.dtype).eps) * total
-    for _ in range(max_iter):
-        spectra, strength = _fit_spectra(G, labels, loading, n_programs, before)
-        losses.append(total - strength.sum())
-        fall = losses[-2] - losses[-1] if len(losses) > 1 else np.inf
-        assert fall >= -rounding, "the loss rose"
-        before = (labels, spectra, strength)
-        labels, loading = _assign(G, spectra, strength)
-        if (before[0] == labels).all() or fall <= tol * losses[-1]: return *before, losses, True
-    return *before, losses, False
-
-# %% ../nbs/01_onmf.ipynb #323cec32
-def _directions(
-    G: np.ndarray, # (n_genes, n_genes)
-    n_dimensions: int, # number of leading eigenvectors
-    rng: np.random.Generator, # for the first subspace
-) -> np.ndarray: # (n_genes, n_dimensions), unit rows; zero for a gene that is zero
-    "Each gene as a direction in the space of the leading eigenvectors, the strongest first"
-    if n_dimensions >= len(G) // 3: values, vectors = eigh(G)
-    else:
-        rough, vectors = G.astype(np.float32), rng.normal(size=(len(G), n_dimensions + 16)).astype(np.float32)
-        for _ in range(6): vectors = qr(rough @ vectors, mode="economic", check_finite=False)[0]
-        values, rotation = eigh(vectors.T @ (rough @ vectors))
-        vectors = vectors @ rotation
-    strongest = np.argsort(values)[::-1][:n_dimensions]
-    points = vectors[:, strongest] * np.sqrt(np.maximum(values[strongest], 0))
-    lengths = np.linalg.norm(points, axis=1, keepdims=True)
-    return np.divide(points, lengths, out=np.zeros_like(points), where=lengths > 1e-9 * lengths.max())
-
-def _spherical_kmeans(
-    points: np.ndarray, # (n_genes, n_dimensions), unit rows
-    n_clusters: int, # number of clusters
-    rng: np.random.Generator, # for the first centres
-    signed: bool = False, # whether a direction and its opposite are alike
-) -> np.ndarray: # (n_genes,), labels
-    "Clusters of directions by cosine; first centres far apart, as in k-means++"
-    likeness = np.abs if signed else np.asarray
-    centres, far = points[[rng.integers(len(points))]], np.full(len(points), 2.0)
-    while len(centres) < n_clusters:
-        far = np.maximum(np.minimum(far, 1 - likeness(points @ centres[-1])), 1e-12)
-        centres = np.vstack([centres, points[rng.choice(len(points), p=far / far.sum())]])
-    labels, everyone = None, np.arange(len(points))
-    for _ in range(50):
-        cosine = points @ centres.T
-        nearest_centre = likeness(cosine).argmax(1)
-        if labels is not None and (nearest_centre == labels).all(): break
-        labels, sign = nearest_centre, np.sign(cosine[everyone, nearest_centre]) if signed else 1
-        sums = ((labels[:, None] == np.arange(n_clusters)).T * sign).astype(points.dtype) @ points
-        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-        centres = np.where(lengths > 1e-9, sums / np.maximum(lengths, 1e-9), centres)
-    return labels
-
-# %% ../nbs/01_onmf.ipynb #e07aa4dc
-def _joining_gain(a, b, cross): return (b - a) / 2 + np.sqrt(((a - b) / 2) ** 2 + cross ** 2)  # leading eigenvalue of [[a, cross], [cross, b]], less a
-
-def _move_genes(
-    G: np.ndarray, # (n_genes, n_genes)
-    labels: np.ndarray, # (n_genes,)
-    spectra: np.ndarray, # (n_programs, n_genes)
-    strength: np.ndarray, # (n_programs,)
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]: # labels, spectra, strength, whether anything moved
-    "Move the genes whose move lowers the loss, each judged without its own weight in its cluster"
-    norms, everyone = np.diag(G), np.arange(len(G))
-    projection = G @ spectra.T
-    gain = _joining_gain(strength[None, :], norms[:, None], projection)
-    share = spectra[labels, everyone] ** 2
-    alone = (share > 1 - 1e-9) | (labels < 0)
-    leaving = np.where(alone, np.inf, share * (strength[labels] - norms) / np.where(alone, 1, 1 - share))
-    gain[everyone, labels] = -np.inf
-    target = gain.argmax(1)
-    net = gain[everyone, target] - leaving
-    movers = np.argsort(-net, kind="stable")[:(net > 1e-7 * norms.mean()).sum()]
-    while len(movers):
-        moved = labels.copy()
-        moved[movers] = target[movers]
-        joining = np.copysign(np.sqrt(norms / (strength[moved] + norms)), projection[everyone, moved])
-        start = np.where(moved == labels, spectra[labels, everyone], joining)
-        new_spectra, new_strength = _fit_spectra(G, moved, start, len(spectra), (labels, spectra, strength))
-        if new_strength.sum() > strength.sum(): return moved, new_spectra, new_strength, True
-        movers = movers[:len(movers) // 2]
-    return labels, spectra, strength, False
-
-# %% ../nbs/01_onmf.ipynb #416e6d0f
-def _cut(
-    block: np.ndarray, # (n, n), n >= 2
-) -> tuple[np.ndarray, float]: # labels 0/1, squared norm explained by the two parts
-    "Cut one cluster in two"
-    second, first = eigh(block, subset_by_index=[len(block) - 2, len(block) - 1])[1].T
-    cuts = [first * second > 0] if block.min() >= 0 else [first * second > 0, np.abs(second) > np.abs(first)]
-    best = None, -np.inf
-    for halves in cuts:
-        halves = halves.astype(int)
-        if halves.min() == halves.max(): halves[np.abs(second).argmax()] ^= 1
-        labels, _, strength, _, _ = _em(block, halves, 2, max_iter=10)
-        best = max(best, (labels, float(strength.sum())), key=lambda cut: cut[1])
-    return best
-
-def _exchanges(
-    G: np.ndarray, # (n_genes, n_genes)
-    labels: np.ndarray, # (n_genes,)
-    spectra: np.ndarray, # (n_programs, n_genes)
-    strength: np.ndarray, # (n_programs,)
-) -> list[np.ndarray]: # up to three proposals, the most promising first
-    "Propose to merge two clusters and cut a third where that should lower the loss"
-    k = len(spectra)
-    a, b = np.triu_indices(k, 1)
-    loss_of_merging = strength[b] - _joining_gain(strength[a], strength[b], (spectra @ G @ spectra.T)[a, b])
-    members = [np.flatnonzero(labels == c) for c in range(k)]
-    cuts = [_cut(G[np.ix_(genes, genes)]) if len(genes) > 1 else (None, -np.inf) for genes in members]
-    gain = np.array([explained for _, explained in cuts]) - strength - loss_of_merging[:, None]
-    gain[np.arange(len(a)), a] = gain[np.arange(len(a)), b] = -np.inf
-    proposals = []
-    for best in np.argsort(-gain, axis=None)[:3]:
-        pair, c = np.unravel_index(best, gain.shape)
-        if gain[pair, c] <= 0: break
-        proposal = np.where(labels == b[pair], a[pair], labels)
-        proposal[members[c][cuts[c][0] == 1]] = b[pair]
-        proposals.append(proposal)
-    return proposals
-
-# %% ../nbs/01_onmf.ipynb #b39aaa79
-def _settle(
-    G: np.ndarray, # (n_genes, n_genes)
-    labels: np.ndarray, # (n_genes,), where to start
-    n_programs: int, # number of programs
-    *,
-    max_iter: int = 200, # most iterations
-    tol: float = 1e-7, # smallest relative decrease of the loss that counts
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[float], bool]: # as `_em`
-    "EM, then single moves, until neither helps"
-    labels, spectra, strength, losses, converged = _em(G, labels, n_programs, max_iter=max_iter, tol=tol)
-    while converged:
-        labels, spectra, strength, moved = _move_genes(G, labels, spectra, strength)
-        if not moved: break
-        losses.append(np.trace(G) - strength.sum())
-        if losses[-2] - losses[-1] <= tol * losses[-1]: break
-        converged = len(losses) < max_iter
-    return labels, spectra, strength, losses, converged
-
-@threadpool_limits.wrap(limits=1, user_api="blas")                        # many small products: threads would only wait for each other
-def _fit_gram(
-    G: np.ndarray, # (n_genes, n_genes)
-    n_programs: int, # number of programs
-    *,
-    rng: np.random.Generator, # for starts
-    n_init: int = 10, # number of starts
-    max_iter: int = 200, # most iterations of one run
-    tol: float = 1e-7, # smallest relative decrease of the loss that counts
-    points: np.ndarray | None = None, # `_directions(G, >= 2 * n_programs)`, if known already
-    signed: bool = False, # whether a gene and its opposite are alike
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[float], bool]: # as `_em`
-    "Programs of a Gram matrix: starts, EM from the best, exchanges while they help"
-    n_dimensions = n_programs if signed else 2 * n_programs             # without a common level every program has a direction of its own
-    points = _directions(G, min(n_dimensions, len(G)), rng) if points is None else points[:, :n_dimensions]
-    alive, rough, starts = np.diag(G) > 0, G.astype(np.float32), []
-    for _ in range(n_init):
-        labels = np.full(len(G), -1)
-        labels[alive] = _spherical_kmeans(points[alive], n_programs, rng, signed)
-        starts.append(_em(rough, labels, n_programs, max_iter=min(3, max_iter), tol=tol))
-    best = min(starts, key=lambda fit: fit[3][-1])
-    fit = _settle(G, best[0], n_programs, max_iter=max_iter, tol=tol)
-    losses, improved = [loss for loss in best[3] if loss > fit[3][0]] + fit[3], n_programs > 2
-    while improved:
-        improved = False
-        for proposal in _exchanges(G, *fit[:3]):
-            tried = _settle(G, proposal, n_programs, max_iter=max_iter, tol=tol)
-            if tried[3][-1] < losses[-1] * (1 - 1e-6):
-                fit, improved = tried, True
-                losses = losses + [loss for loss in tried[3] if loss < losses[-1]]
-                break
-    return *fit[:3], losses, fit[4]
-
-# %% ../nbs/01_onmf.ipynb #c60200f3
+# %% ../nbs/01_onmf.ipynb #d1b74b19
 @dataclass(frozen=True, eq=False, repr=False)
 class Programs:
     "Gene programs: what they are made of, how much each cell uses them, how well they hold"
     usage: np.ndarray # (n_cells, n_programs) float32, >= 0; of either sign where programs are signed
-    spectra: np.ndarray # (n_programs, n_genes), unit rows, at most one non-zero per gene, or as many as `overlap` allows
+    spectra: np.ndarray # (n_programs, n_genes), unit rows, at most one non-zero per gene, or as many as `overlap` allows; any where each cell uses one program
     names: list[str] # of programs, by explained share, descending
     genes: list[str] # of genes
     scale: np.ndarray # (n_genes,), divisor of each gene; infinite: not used
@@ -292,7 +53,7 @@ class Programs:
         if isinstance(X, ad.AnnData): X = _columns(X, self.genes)
         X = _checked_matrix(X, "X", signed=centre is not None)
         if X.shape[1] != len(self.genes): raise ValueError(f"X must have the {len(self.genes)} genes of the programs, got {X.shape[1]} columns")
-        return _usage(X, self.spectra, self.scale, np.isin(self.genes, self.left_out), centre, batches)
+        return _usage(X, self.spectra, self.scale, np.isin(self.genes, self.left_out), centre, batches, self.parameters.get("orthogonal") == "cells")
 
     def to_frame(self) -> pd.DataFrame:
         "Tidy table of the genes of each program: program, gene, weight, rank (1 is the heaviest)"
@@ -323,15 +84,14 @@ class Programs:
     @classmethod
     def load(cls, path: str | Path) -> "Programs":
         "Read what `save` wrote; raises `ValueError` on another kind of file"
-        stored = ad.read_h5ad(path)
-        if stored.uns.get("kind") != "Programs" or stored.uns["format_version"] != 1: raise ValueError(f"path must lead to saved Programs of format 1, got {str(path)!r}")
+        stored = _read_result(path, "Programs", 1)
         centre = pd.DataFrame(stored.varm["centre"].T, index=json.loads(stored.uns["batches"]), columns=stored.var_names) if "centre" in stored.varm else None
         return cls(
             centre=centre, usage=stored.obsm["usage"].T, spectra=stored.X, names=list(stored.obs_names), genes=list(stored.var_names), scale=stored.var["scale"].to_numpy(),
             left_out=list(stored.var_names[stored.var["left_out"]]), loss=stored.uns["loss"], explained=stored.obs["explained"].to_numpy(),
             stability=stored.obs["stability"].to_numpy(), converged=bool(stored.uns["converged"]), parameters=json.loads(stored.uns["parameters"]))
 
-# %% ../nbs/01_onmf.ipynb #ec659afe
+# %% ../nbs/01_onmf.ipynb #abf9386e
 def _projection(
     X, # (n_cells, n_genes), CSR or dense, unscaled
     spectra: np.ndarray, # (n_programs, n_genes)
@@ -346,9 +106,10 @@ def _projection(
     else: projection = np.vstack([block @ weights.astype(np.float32) for _, block in _blocks(X)])
     return projection if centre is None else projection - (centre @ weights)[batches].astype(np.float32)
 
-def _usage(X, spectra, scale, left_out, centre=None, batches=None) -> np.ndarray:
-    "Usage of each cell, arguments as of `_projection`: closed form where no two programs share a gene, else (non-negative) least squares"
+def _usage(X, spectra, scale, left_out, centre=None, batches=None, one_program=False) -> np.ndarray:
+    "Usage of each cell, arguments as of `_projection`: closed form where no two programs share a gene or each cell uses one, else (non-negative) least squares"
     projection = _projection(X, spectra, scale, left_out, centre, batches)
+    if one_program: return np.where(projection.argmax(1)[:, None] == np.arange(len(spectra)), np.maximum(projection, 0), 0)
     if ((spectra != 0).sum(0) > 1).any():
         mixing = spectra @ spectra.T
         return nonnegative_usage(projection, mixing) if centre is None else np.linalg.solve(mixing, projection.T).T.astype(np.float32)
@@ -372,7 +133,7 @@ def _columns(
     found = adata[:, list(genes)]
     return (found.to_memory() if adata.isbacked else found).X
 
-# %% ../nbs/01_onmf.ipynb #9ac31a40
+# %% ../nbs/01_onmf.ipynb #c7e02059
 def _joined(
     cross: np.ndarray, # (n_programs,), products of a gene with the usages
     mixing: np.ndarray, # (n_programs, n_programs), products of the usages, the gene itself taken out
@@ -401,11 +162,11 @@ def _joined(
         others[best] = False
     return members
 
-# %% ../nbs/01_onmf.ipynb #0f15ce98
+# %% ../nbs/01_onmf.ipynb #dbaa5e2e
 @threadpool_limits.wrap(limits=1, user_api="blas")
 def _overlapping(
-    G: np.ndarray, # (n_genes, n_genes), what is approximated
-    C: np.ndarray, # (n_genes, n_genes), of the centred genes
+    G, # (n_genes, n_genes), what is approximated
+    C, # (n_genes, n_genes), of the centred genes
     labels: np.ndarray, # (n_genes,), first program of each gene
     spectra: np.ndarray, # (n_programs, n_genes), orthogonal
     n_cells: float, # number of cells
@@ -413,79 +174,85 @@ def _overlapping(
     signed: bool = False, # whether loadings may be negative
 ) -> np.ndarray: # (n_programs, n_genes), unit rows
     "Spectra with up to `overlap` programs per gene"
-    n_programs, alone = len(spectra), labels >= 0
+    n_programs, alone, norms = len(spectra), labels >= 0, _norms(C)
     min_ratio = chi2.isf(1 / max(2, alone.sum() * (n_programs - 1)), 1)
     for _ in range(2):
         pure = _fit_spectra(G, np.where(alone, labels, -1), np.zeros(len(G)), n_programs)[0]
         pure = np.where(pure.any(1, keepdims=True), pure, spectra)
-        cross, mixing, members = pure @ C, pure @ C @ pure.T, {}
+        cross, members = (C @ pure.T).T, {}
+        mixing = cross @ pure.T
         for g in np.flatnonzero(labels >= 0):
             k, own = labels[g], pure[labels[g], g]
             b, A = cross[:, g].copy(), mixing.copy()
             A[k] -= own * cross[:, g]
             A[:, k] -= own * cross[:, g]
-            A[k, k] += own ** 2 * C[g, g]
-            b[k] -= own * C[g, g]
-            members[g] = _joined(b, A, C[g, g], k, overlap, n_cells, signed, min_ratio)
+            A[k, k] += own ** 2 * norms[g]
+            b[k] -= own * norms[g]
+            members[g] = _joined(b, A, norms[g], k, overlap, n_cells, signed, min_ratio)
         alone = np.array([len(members.get(g, ())) == 1 for g in range(len(G))])
-    cross, mixing, loadings = pure @ G, pure @ G @ pure.T, np.zeros_like(spectra)
+    cross, loadings = (G @ pure.T).T, np.zeros_like(spectra)
+    mixing = cross @ pure.T
     for g, programs in members.items():
         loadings[programs, g] = np.linalg.solve(mixing[np.ix_(programs, programs)], cross[programs, g])
     if not signed: loadings = np.maximum(loadings, 0)
     loadings *= np.sqrt(np.diag(mixing))[:, None]
     return loadings / np.linalg.norm(loadings, axis=1, keepdims=True)
 
-def _strengths(X, spectra, scale, centre, batches, weights=1) -> np.ndarray:
+def _strengths(X, spectra, scale, centre=None, batches=None, weights=1) -> np.ndarray:
     "What each program takes off the loss when usage is fitted to spectra that share genes; arguments as of `_projection`"
     none = np.zeros(X.shape[1], bool)
     usage, projection = (f(X, spectra, scale, none, centre, batches).astype(float) for f in (_usage, _projection))
     return (np.reshape(weights, (-1, 1)) * usage * (2 * projection - usage @ (spectra @ spectra.T))).sum(0)
 
-# %% ../nbs/01_onmf.ipynb #0d7f8ede
-def onmf(
-    X, # (n_cells, n_genes), dense or sparse, >= 0 unless `signed`; a DataFrame's columns name the genes
+# %% ../nbs/01_onmf.ipynb #2a0e23fb
+_LARGEST_GRAM = 10_000 # genes; beyond, the Gram matrix is not written down
+
+def _implicit(
+    X, # (n_cells, n_genes), CSR or dense
+    centre: np.ndarray | None = None, # (n_genes,), subtracted
+) -> ImplicitGram:
+    "Gram matrix that is not written down; a gene that is constant but for rounding counts as zero"
+    G = ImplicitGram(X.tocsc().astype(float) if sparse.issparse(X) else np.asarray(X, dtype=float))
+    if centre is None: return G
+    varies = ImplicitGram(G.X, centre).norms > 1e-5 * G.norms
+    return ImplicitGram(G.X @ sparse.diags_array(varies.astype(float)).tocsc(), centre * varies)
+
+def _grams(
+    X, # (n_cells, n_genes), CSR or dense
+    centring: bool, # whether genes seen from their means are needed
+    n_jobs: int, # threads
+) -> tuple: # Gram matrix, that of the centred genes or None, means (1, n_genes) or None
+    "What `onmf` has to know of the cells"
+    everyone = np.zeros(X.shape[0], int)
+    means = _reference_means(X, everyone, everyone == 0)[-1:] if centring else None
+    if X.shape[1] > _LARGEST_GRAM: return _implicit(X), _implicit(X, means[0]) if centring else None, means
+    G = gene_gram(X, n_jobs=n_jobs)
+    return G, _centre_gram(G, X, means, everyone) if centring else None, means
+
+# %% ../nbs/01_onmf.ipynb #b50d653d
+def _fit_cells(
+    X, # (n_cells, n_genes), CSR or dense
+    G, # (n_genes, n_genes), its Gram matrix
     n_programs: int, # number of programs
     *,
-    solver: Literal["em", "mu"] = "em", # clustering of genes, or the literature's multiplicative updates for comparison
-    signed: bool = False, # genes are centred; a program may hold genes that go up and genes that go down
-    overlap: int = 1, # most programs that a gene may serve
-    max_iter: int = 200, # most iterations of one run
-    tol: float = 1e-7, # smallest relative decrease of the loss that counts
-    n_init: int = 10, # number of starts; "mu" takes one
-    seed: int = 0, # decides everything random
-) -> Programs:
-    "Orthogonal non-negative matrix factorisation of `X` as it is; raises `ValueError` on bad input, warns where it has not converged"
-    genes = [str(gene) for gene in X.columns] if isinstance(X, pd.DataFrame) else None
-    if solver not in ("em", "mu"): raise ValueError(f"solver must be 'em' or 'mu', got {solver!r}")
-    if solver == "mu" and (signed or overlap != 1): raise ValueError("solver='mu' knows neither signed nor overlapping programs; use solver='em'")
-    X = _checked_matrix(X, "X", signed=signed)
-    G, everyone, centre = gene_gram(X), np.zeros(X.shape[0], int), None
-    if signed or overlap > 1:
-        means = _reference_means(X, everyone, everyone == 0)[-1:]
-        centred = _centre_gram(G, X, means, everyone)
-        if signed: G, centre = centred, means
-    _check_number(n_programs, X.shape[0], int((np.diag(G) > 0).sum()))
-    check_whole("max_iter", max_iter, 1), check_whole("n_init", n_init, 1), check_whole("overlap", overlap, 1)
-    rng = np.random.default_rng(seeds_for("onmf", seed)[0])
-    if solver == "mu": _, spectra, losses, converged = _multiplicative(X, n_programs, rng=rng, max_iter=max_iter, tol=tol)
-    else: labels, spectra, strength, losses, converged = _fit_gram(G, n_programs, rng=rng, n_init=n_init, max_iter=max_iter, tol=tol, signed=signed)
-    if not converged: warnings.warn(f"onmf has not converged in {max_iter} iterations; raise max_iter", ConvergenceWarning, stacklevel=2)
-    scale, none = np.ones(X.shape[1]), np.zeros(X.shape[1], bool)
-    if overlap > 1:
-        spectra = _overlapping(G, centred, labels, spectra, X.shape[0], overlap, signed)
-    if overlap > 1 or solver == "mu":
-        strength = _strengths(X, spectra, scale, centre, everyone)
-        losses = [*losses, np.trace(G) - strength.sum()]
-    order = np.argsort(-strength, kind="stable")
-    spectra = _upright(spectra[order])
-    return Programs(
-        usage=_usage(X, spectra, scale, none, centre, everyone), spectra=spectra, names=[f"P{k + 1}" for k in range(n_programs)],
-        genes=genes or [str(g) for g in range(X.shape[1])], scale=scale, left_out=[], loss=np.array(losses),
-        explained=strength[order] / np.trace(G), stability=np.ones(n_programs), converged=converged,
-        parameters=dict(n_programs=n_programs, solver=solver, signed=signed, overlap=overlap, max_iter=max_iter, tol=tol, n_init=n_init, seed=seed),
-        centre=pd.DataFrame(centre, [""], genes or [str(g) for g in range(X.shape[1])]) if signed else None)
+    rng: np.random.Generator, # for starts
+    **search, # options of `_fit_gram`
+) -> tuple[np.ndarray, np.ndarray, list[float], bool]: # spectra (n_programs, n_genes), strength, losses, converged
+    "Programs of which each cell uses one"
+    vectors, _ = _embedding(G, min(2 * n_programs, X.shape[1]), rng)
+    places, cells = X @ vectors, _implicit(X.T)
+    _, directions, strength, losses, converged = _fit_gram(cells, n_programs, rng=rng, points=_unit_rows(places), rough=ImplicitGram(places.T), **search)
+    return (cells.X @ directions.T).T / np.sqrt(strength)[:, None], strength, losses, converged
 
-def _upright(spectra): return spectra * np.where((spectra * np.abs(spectra)).sum(1, keepdims=True) < 0, -1, 1)  # the larger half of the weight is positive
+# %% ../nbs/01_onmf.ipynb #f7974970
+def _check_options(solver, orthogonal, signed, overlap, tol) -> None:
+    "Refuse options of `onmf` that do not exist or do not go together"
+    if solver not in ("em", "mu"): raise ValueError(f"solver must be 'em' or 'mu', got {solver!r}")
+    if orthogonal not in ("genes", "cells"): raise ValueError(f"orthogonal must be 'genes' or 'cells', got {orthogonal!r}")
+    check_whole("overlap", overlap, 1)
+    if solver == "mu" and (signed or overlap != 1): raise ValueError("solver='mu' knows neither signed nor overlapping programs; use solver='em'")
+    if orthogonal == "cells" and (signed or overlap != 1 or solver == "mu"): raise ValueError("orthogonal='cells' goes with solver='em' only, and neither with signed nor with overlap")
+    if not tol >= 0: raise ValueError(f"tol must be at least 0, got {tol!r}")
 
 def _check_number(
     n_programs: int, # what the user gave
@@ -496,3 +263,49 @@ def _check_number(
     check_whole("n_programs", n_programs, 1)
     if n_programs > n_cells: raise ValueError(f"n_programs must not exceed the number of cells, {n_cells}, got {n_programs}")
     if n_programs > n_genes: raise ValueError(f"n_programs must not exceed the number of genes with any variation, {n_genes}, got {n_programs}")
+
+def _upright(spectra): return spectra * np.where((spectra * np.abs(spectra)).sum(1, keepdims=True) < 0, -1, 1)  # the larger half of the weight is positive
+
+# %% ../nbs/01_onmf.ipynb #49cc4297
+def onmf(
+    X, # (n_cells, n_genes), dense or sparse, >= 0 unless `signed`; a DataFrame's columns name the genes
+    n_programs: int, # number of programs
+    *,
+    solver: Literal["em", "mu"] = "em", # clustering, or the literature's multiplicative updates for comparison
+    orthogonal: Literal["genes", "cells"] = "genes", # each gene is in one program, or each cell uses one
+    signed: bool = False, # genes are centred; a program may hold genes that go up and genes that go down
+    overlap: int = 1, # most programs that a gene may serve
+    max_iter: int = 200, # most iterations of one run
+    tol: float = 1e-7, # smallest relative decrease of the loss that counts
+    n_init: int = 5, # number of starts; "mu" takes one
+    seed: int = 0, # decides everything random
+    n_jobs: int = -1, # threads; -1: all processors. The result is the same
+) -> Programs:
+    "Orthogonal non-negative matrix factorisation of `X` as it is; raises `ValueError` on bad input, warns where it has not converged"
+    _check_options(solver, orthogonal, signed, overlap, tol)
+    columns, X, n_threads = getattr(X, "columns", None), _checked_matrix(X, "X", signed=signed), _n_threads(n_jobs)
+    genes = [str(gene) for gene in (range(X.shape[1]) if columns is None else columns)]
+    check_whole("max_iter", max_iter, 1), check_whole("n_init", n_init, 1)
+    rng, search = np.random.default_rng(seeds_for("onmf", seed)[0]), dict(n_init=n_init, max_iter=max_iter, tol=tol, n_threads=n_threads)
+    G, centred, centre = _grams(X, signed or overlap > 1, n_jobs)
+    if signed: G = centred
+    everyone, none, scale = np.zeros(X.shape[0], int), np.zeros(X.shape[1], bool), np.ones(X.shape[1])
+    seen = {"centre": centre, "batches": everyone} if signed else {}
+    filled = int((abs(X).sum(1) > 0).sum()) if orthogonal == "cells" else X.shape[0]
+    _check_number(n_programs, filled, int((_norms(G) > 0).sum()))
+    if solver == "mu": _, spectra, losses, converged = _multiplicative(X, n_programs, rng=rng, max_iter=max_iter, tol=tol)
+    elif orthogonal == "cells": spectra, strength, losses, converged = _fit_cells(X, G, n_programs, rng=rng, **search)
+    else: labels, spectra, strength, losses, converged = _fit_gram(G, n_programs, rng=rng, signed=signed, **search)
+    if not converged: warnings.warn(f"onmf has not converged in {max_iter} iterations; raise max_iter", ConvergenceWarning, stacklevel=2)
+    total = _norms(G).sum(dtype=float)
+    if overlap > 1: spectra = _overlapping(G, centred, labels, spectra, X.shape[0], overlap, signed)
+    if overlap > 1 or solver == "mu":
+        strength = _strengths(X, spectra, scale, **seen)
+        losses = [*losses, total - strength.sum()]
+    order = np.argsort(-strength, kind="stable")
+    spectra = _upright(spectra[order])
+    return Programs(
+        usage=_usage(X, spectra, scale, none, **seen, one_program=orthogonal == "cells"), spectra=spectra, names=[f"P{k + 1}" for k in range(n_programs)],
+        genes=genes, scale=scale, left_out=[], loss=np.array(losses), explained=strength[order] / total, stability=np.ones(n_programs), converged=converged,
+        parameters=dict(n_programs=n_programs, solver=solver, orthogonal=orthogonal, signed=signed, overlap=overlap, max_iter=max_iter, tol=tol, n_init=n_init, seed=seed),
+        centre=pd.DataFrame(centre, [""], genes) if signed else None)

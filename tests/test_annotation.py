@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from planted import as_screen, plant
 from scipy import sparse
+from scipy.optimize import nnls
 from scipy.stats import fisher_exact, spearmanr
 
 from perturbnb.annotation import (
     G2M_GENES,
     INTERFERON_GENES,
     S_GENES,
+    adopt_programs,
     annotate_programs,
     built_in_gene_sets,
     flag_technical,
@@ -380,3 +382,87 @@ def test_bad_input_to_projection(truth, screen, programs):
     with pytest.raises(ValueError, match="unique var_names"): project_programs(programs, twice)
     for share in (0, 1.5):
         with pytest.raises(ValueError, match="min_share"): project_programs(programs, screen, min_share=share)
+
+
+# programs from elsewhere
+
+def weights_of(programs): return pd.DataFrame(programs.spectra.copy(), index=programs.names, columns=programs.genes)
+
+
+def counted(screen, programs):
+    "Scaled expression, zero where a gene does not enter usage"
+    return np.where(np.isin(programs.genes, programs.left_out), 0, screen[:, programs.genes].X.toarray() / programs.scale)
+
+
+def test_adopted_programs_are_consistent(screen, programs, tmp_path):
+    rng = np.random.default_rng(0)
+    other = screen[:, rng.permutation(screen.n_vars)[:-40]].copy()
+    before = other.to_df()
+    adopted = adopt_programs(other, select_programs(programs, ["P4", "P2", "P1"]))
+    assert adopted.names == ["P4", "P2", "P1"] and len(adopted.genes) == other.n_vars and adopted.parameters["genes_missing"] == screen.n_vars - other.n_vars
+    np.testing.assert_allclose(np.linalg.norm(adopted.spectra, axis=1), 1)
+    np.testing.assert_allclose(adopted.transform(other), adopted.usage, rtol=1e-5, atol=1e-5)
+    scaled, everything = other[:, adopted.genes].X.toarray() / adopted.scale, replace(adopted, usage=replace(adopted, left_out=[]).transform(other))
+    residual = ((scaled - everything.usage @ everything.spectra) ** 2).sum()
+    assert adopted.loss[-1] == pytest.approx(residual, rel=1e-4) and adopted.explained.sum() == pytest.approx(1 - residual / (scaled ** 2).sum(), rel=1e-4)
+    assert np.isnan(adopted.stability).all() and len(programs.names) == K
+    pd.testing.assert_frame_equal(other.to_df(), before)
+    adopted.save(tmp_path / "adopted.h5ad")
+    again = adopt_programs(other, tmp_path / "adopted.h5ad")
+    np.testing.assert_allclose(again.usage, adopted.usage, rtol=1e-5, atol=1e-6)
+
+
+def test_perturbed_genes_of_this_screen_are_left_out(screen, programs):
+    perturbed = screen.copy()
+    gene = programs.top_genes(1)["P1"].iloc[0]
+    perturbed.obs["target_gene"] = np.where(np.arange(screen.n_obs) % 2, "control", gene)
+    adopted = adopt_programs(perturbed, programs)
+    assert adopted.left_out == sorted({gene, *programs.left_out}) and not np.allclose(adopted.usage[:, 0], programs.usage[:, 0])
+    np.testing.assert_allclose(adopted.usage, replace(programs, left_out=adopted.left_out).transform(screen), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_with_signs_are_seen_from_the_controls(screen, programs):
+    weights = weights_of(programs)
+    weights.iloc[0, np.flatnonzero(weights.iloc[0])[::2]] *= -1
+    control = screen.copy()
+    control.obs["if_control"] = np.arange(screen.n_obs) % 3 == 0
+    adopted = adopt_programs(control, weights)
+    assert adopted.centre is not None and (adopted.usage < 0).any() and (adopted.spectra[0] < 0).any()
+    scaled = counted(screen, adopted)
+    for batch in "ab":
+        here = (screen.obs["batch"] == batch).to_numpy()
+        expected = (scaled[here] - scaled[here & control.obs["if_control"].to_numpy()].mean(0)) @ adopted.spectra.T
+        np.testing.assert_allclose(adopted.usage[here], expected, atol=1e-3)
+    np.testing.assert_allclose(adopt_programs(control, adopted).usage, adopted.usage, atol=1e-4)
+
+
+def test_weights_that_share_genes_take_least_squares(screen, programs):
+    weights = weights_of(programs) + 0.02
+    adopted = adopt_programs(screen, weights)
+    scaled = counted(screen, adopted)
+    for cell in (0, 5, 9): np.testing.assert_allclose(adopted.usage[cell], nnls(adopted.spectra.T, scaled[cell])[0], atol=1e-3)
+
+
+@pytest.mark.parametrize(("suffix", "tidy"), [(".csv", True), (".csv", False), (".tsv", True), (".txt", False)])
+def test_weights_of_a_file(screen, programs, tmp_path, suffix, tidy):
+    table = programs.to_frame() if tidy else weights_of(programs)
+    table.to_csv(tmp_path / f"weights{suffix}", sep="," if suffix == ".csv" else "\t", index=not tidy)
+    adopted = adopt_programs(screen, tmp_path / f"weights{suffix}")
+    assert adopted.names == programs.names
+    np.testing.assert_allclose(adopted.usage, adopt_programs(screen, weights_of(programs)).usage, atol=1e-4)
+
+
+def test_what_cannot_be_adopted(screen, programs, tmp_path):
+    weights = weights_of(programs)
+    twice = pd.concat([weights, weights.iloc[:1]])
+    bad = {"name each program once": twice, "name each gene once": pd.concat([weights, weights.iloc[:, :1]], axis=1), "finite": weights * np.nan,
+           "table of numbers": weights.astype(str), "some gene, 'P2'": weights.assign(**{gene: weights[gene].where(weights.index != "P2", 0) for gene in weights}),
+           "transpose": weights.T, "got list": [1, 2]}
+    for message, given in bad.items():
+        with pytest.raises(ValueError, match=message): adopt_programs(screen, given)
+    (tmp_path / "packed.csv").write_bytes(b"\x1f\x8b\xff\xfe\x00")
+    (tmp_path / "twice.csv").write_text("program,gene,weight\nP1,g1,1\nP1,g1,2\n")
+    for name, message in {"packed.csv": "no table of weights", "none.csv": "there is no file 'none.csv'", "twice.csv": "a gene of a program twice"}.items():
+        with pytest.raises(ValueError, match=message): adopt_programs(screen, tmp_path / name)
+    with pytest.raises(ValueError, match="must be an AnnData"): adopt_programs(screen.X, programs)
+    with pytest.raises(ValueError, match="whole numbers"): adopt_programs(ad.AnnData(sparse.csr_matrix(np.ones(screen.shape, np.float32)), obs=screen.obs, var=screen.var), programs)

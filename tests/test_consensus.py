@@ -1,22 +1,29 @@
-"""Programs of a screen: what would bore a reader of 01b_consensus."""
+"""Programs of a screen and their number: what would bore a reader of 01b_consensus and 01b_number."""
 import io
 import logging
 import sys
+import tracemalloc
+from itertools import combinations
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
-from planted import as_screen, plant
+from planted import as_screen, plant, plant_signed
 from scipy import sparse
+from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
-from perturbnb.consensus import choose_n_programs, find_programs, store_programs
+from perturbnb.common import seeds_for
+from perturbnb.consensus import _balanced_weights, _resampled, find_programs, store_programs
 from perturbnb.levels import discretize
+from perturbnb.number_of_programs import choose_n_programs
 
 
-@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
-def test_screen_format_does_not_matter(planted, programs, form):
-    X = np.log1p(planted[0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, np.asarray])
+def test_screen_format_does_not_matter(planted, programs, form, dtype):
+    X = np.log1p(planted[0]).astype(dtype)
     other = find_programs(as_screen(form(X)), 6, n_repeats=3)
     np.testing.assert_array_equal(other.spectra > 0, programs.spectra > 0)
     np.testing.assert_allclose(other.usage, programs.usage, rtol=1e-4, atol=1e-4)
@@ -44,6 +51,94 @@ def test_every_balance_finds_the_programs(planted, balance):
     assert adjusted_rand_score(planted[1], find_programs(screen, 6, n_repeats=2, balance=balance).spectra.argmax(0)) > 0.9
 
 
+def test_whole_numbers_are_taken_as_they_are(planted):
+    whole, same = (find_programs(as_screen(sparse.csr_matrix(planted[0].astype(dtype))), 6, n_repeats=1) for dtype in (np.int64, np.float64))
+    np.testing.assert_allclose(whole.spectra, same.spectra, atol=1e-6)
+    np.testing.assert_allclose(whole.usage, same.usage, rtol=1e-5)
+
+
+def test_silent_cells_and_genes(planted):
+    X = np.log1p(planted[0]).astype(float)
+    X[5], X[:, 7] = 0, 0
+    found = find_programs(as_screen(sparse.csr_matrix(X)), 6, n_repeats=2)
+    assert not found.usage[5].any() and "g7" not in found.genes and np.isfinite(found.usage).all()
+
+
+def test_unused_categories_are_no_groups(screen, programs):
+    categorical = screen.copy()
+    categorical.obs["target_gene"] = pd.Categorical(screen.obs["target_gene"], categories=["nobody", "TF1", "control", "g1", "nothing"])
+    np.testing.assert_array_equal(find_programs(categorical, 6, n_repeats=3).usage, programs.usage)
+
+
+@pytest.mark.parametrize("balance, weight", [("sqrt", np.sqrt), ("equal", np.ones_like), ("proportional", lambda n: n)])
+def test_balance_weighs_groups(balance, weight):
+    sizes = np.array([500., 40, 3])
+    groups = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], sizes.astype(int)))
+    total = np.bincount(groups, _balanced_weights(groups, balance))
+    np.testing.assert_allclose(total / total.sum(), weight(sizes) / weight(sizes).sum())
+
+
+def test_no_group_is_drawn_more_often_than_it_has_cells():
+    groups = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [500, 40, 3]))
+    draws = [_resampled(groups, np.random.default_rng(stream)) for stream in seeds_for("find_programs", 0, 50)]
+    for drawn in draws: np.testing.assert_array_equal(np.bincount(groups, drawn), [500, 40, 3])
+    centred = np.stack(draws)[:, groups == 0] - 1.
+    np.testing.assert_allclose(centred.mean(), 0, atol=1e-12)
+    assert abs(centred.var() - 1) < 0.05                                  # multinomial: variance 1 - 1/n
+    assert np.abs(np.corrcoef(centred)[np.triu_indices(50, 1)]).max() < 0.25   # independent streams: sd 1/sqrt(500)
+
+
+def test_small_groups_kept_or_dropped(planted, caplog):
+    X = sparse.csr_matrix(np.log1p(planted[0]))
+    screen = as_screen(X)
+    screen.obs["target_gene"] = np.where(np.arange(len(X.toarray())) % 100 == 3, "rare", screen.obs["target_gene"])
+    rare = (screen.obs["target_gene"] == "rare").to_numpy()
+    kept = find_programs(screen, 6, n_repeats=2)
+    assert kept.parameters["cells_not_shaping"] == 0
+    with caplog.at_level(logging.INFO, logger="perturbnb"): found = find_programs(screen, 6, n_repeats=2, min_group_cells=20)
+    assert f"1 of 4 groups have fewer than 20 cells; their {rare.sum()} cells do not shape the programs" in caplog.text
+    assert (found.parameters["min_group_cells"], found.parameters["cells_not_shaping"]) == (20, rare.sum())
+    spoilt = screen.copy()
+    spoilt.X = sparse.diags(np.where(rare, 7., 1)) @ screen.X             # what is dropped has no say in the spectra, its usage follows
+    other = find_programs(spoilt, 6, n_repeats=2, min_group_cells=20)
+    np.testing.assert_array_equal(other.spectra, found.spectra)
+    np.testing.assert_array_equal(other.scale, found.scale)
+    np.testing.assert_allclose(other.usage[rare], 7 * found.usage[rare], rtol=1e-5)
+    assert not np.allclose(find_programs(spoilt, 6, n_repeats=1).spectra, find_programs(screen, 6, n_repeats=1).spectra)
+
+
+def test_small_groups_of_signed_programs():
+    counts, truth, _ = plant_signed(1500, 120, 4)
+    screen = as_screen(sparse.csr_matrix(np.log1p(counts)))
+    screen.obs["batch"], screen.obs["if_control"] = np.where(np.arange(1500) < 700, "a", "b"), screen.obs["target_gene"] == "control"
+    screen.obs["target_gene"] = np.where(np.arange(1500) >= 1490, "rare", screen.obs["target_gene"])
+    found = find_programs(screen, 4, n_repeats=2, signed=True, overlap=2, min_group_cells=20)
+    assert found.usage.shape == (1500, 4) and adjusted_rand_score(truth, np.abs(found.spectra).argmax(0)) > 0.9
+
+
+def test_memory():
+    X = sparse.random(10000, 400, density=0.05, format="csr", random_state=0, dtype=np.float32)
+    X.data[:] = np.round(4 * X.data) + 1
+    screen = as_screen(X)
+    find_programs(screen[:500].copy(), 3, n_repeats=2, density_threshold=1.42)          # what is compiled on the way does not count
+    tracemalloc.start()
+    find_programs(screen, 3, n_repeats=2, density_threshold=1.42)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.75 * X.shape[0] * X.shape[1] * 4, "a dense copy of the screen was made"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_programs_come_back_from_other_cells(seed):
+    "Five bootstrap samples of the cells, each with its own consensus"
+    counts, _ = plant(2000, 300, 8, seed)
+    X, rng = sparse.csr_matrix(np.log1p(counts)), np.random.default_rng(seed)
+    spectra = [find_programs(as_screen(X[rng.integers(2000, size=2000)], seed=i), 8, n_repeats=5, seed=i).spectra for i in range(5)]
+    for a, b in combinations(spectra, 2):
+        cosine = a @ b.T
+        assert cosine[linear_sum_assignment(-cosine)].min() >= 0.95
+
+
 def test_more_programs_than_there_are_is_refused_or_told(screen, caplog):
     X = sparse.csr_matrix(np.random.default_rng(0).poisson(0.3, (300, 200)).astype(float))
     with pytest.raises(ValueError, match="n_programs=20 is more than these cells support.*choose_n_programs"):
@@ -64,6 +159,35 @@ def test_default_candidates_reach_as_far_as_the_genes_and_try_the_neighbours_of_
     choice = choose_n_programs(as_screen(sparse.csr_matrix(np.log1p(counts))))
     assert list(choice.table["n_programs"]) == [4, 5, 6, 7, 8, 10, 12]          # the best of 4, 6, ..., 12 is 6
     assert choice.best == 5
+    with_prior = choose_n_programs(as_screen(sparse.csr_matrix(np.log1p(counts))), prior_programs={"mine": ["g1", "g2"]}, n_repeats=1)
+    assert with_prior.table["n_programs"].iloc[0] >= 4 and with_prior.best > 1
+
+
+@pytest.mark.parametrize("n_programs, seed", [(8, 11), (16, 12)])
+def test_number_of_planted_programs(n_programs, seed):
+    counts, _ = plant(3000, 30 * n_programs, n_programs, seed)
+    candidates = [4, n_programs - 2, n_programs - 1, n_programs, n_programs + 1, n_programs + 2, n_programs + 6]
+    assert choose_n_programs(as_screen(sparse.csr_matrix(np.log1p(counts))), candidates, n_repeats=1, seed=seed).best == n_programs
+
+
+def test_choice_of_signed_and_of_prior_programs(screen, planted):
+    counts, _, _ = plant_signed(2000, 240, 6)
+    assert choose_n_programs(as_screen(sparse.csr_matrix(np.log1p(counts))), [4, 5, 6, 7], n_repeats=1, signed=True).best == 6
+    prior = {name: [f"g{i}" for i in np.flatnonzero(planted[1] == k)] for k, name in enumerate(["mine", "yours"])}
+    choice = choose_n_programs(screen, [2, 5, 6, 7], n_repeats=1, prior_programs=prior)
+    assert choice.best == 6 and choice.table.loc[0, "stability"] == 1
+
+
+def test_choice_does_not_depend_on_other_candidates(screen):
+    few, many = (choose_n_programs(screen, candidates).table.set_index("n_programs") for candidates in ([5, 7], [7, 6, 2, 5, 7]))
+    pd.testing.assert_frame_equal(few, many.loc[[5, 7]])
+
+
+def test_choice_leaves_small_groups_out(screen):
+    rare = screen.copy()
+    rare.obs["target_gene"] = np.where(np.arange(rare.n_obs) < 15, "rare", rare.obs["target_gene"])
+    without, by_hand = choose_n_programs(rare, [5, 6, 7], min_group_cells=20), choose_n_programs(rare[15:].copy(), [5, 6, 7])
+    pd.testing.assert_frame_equal(without.table, by_hand.table)
 
 
 class Terminal(io.StringIO):
@@ -165,9 +289,23 @@ def broken(planted, **changes):
     (lambda p: find_programs(broken(p), 6, balance="square"), "balance must be"),
     (lambda p: find_programs(broken(p), 6, balance_key="target_genes"), "did you mean 'target_gene'"),
     (lambda p: find_programs(broken(p), 6, n_repeats=0), "n_repeats must be a whole number"),
+    (lambda p: find_programs(broken(p), 6, n_jobs=0), "n_jobs, unless it is -1 for all cores, must be a whole number of at least 1, got 0"),
+    (lambda p: find_programs(broken(p), 6, n_jobs=None), "n_jobs"),
+    (lambda p: find_programs(broken(p), 6, min_group_cells=-1), "min_group_cells must be a whole number"),
+    (lambda p: find_programs(broken(p), 6, min_group_cells=5000), "min_group_cells must not exceed the largest group"),
+    (lambda p: find_programs(broken(p), 6, min_group_cells=5, balance="none"), "min_group_cells must be 0 with balance='none'"),
+    (lambda p: find_programs(broken(p), 6, min_cell_fraction=20), "min_cell_fraction must be a share"),
+    (lambda p: find_programs(broken(p), 6, density_threshold=-1), "density_threshold must be"),
+    (lambda p: find_programs(as_screen(np.zeros((50, 10))), 2), "genes with any variation, 0"),
+    (lambda p: find_programs(as_screen(np.full((50, 10), "a")), 2), "adata.X must be numeric"),
     (lambda p: find_programs(broken(p), 6, seed=-1), "seed must be"),
     (lambda p: choose_n_programs(broken(p), candidates=[]), "candidates"),
     (lambda p: choose_n_programs(broken(p), candidates=[4, 400]), "n_programs must not exceed"),
+    (lambda p: choose_n_programs(broken(p), candidates=[0, 4]), "n_programs must be a whole number"),
+    (lambda p: choose_n_programs(broken(p), n_repeats=0), "n_repeats must be"),
+    (lambda p: choose_n_programs(p[0]), "adata must be an AnnData, got ndarray"),
+    (lambda p: choose_n_programs(broken(p), [1, 4], prior_programs={"a": ["g1"], "b": ["g2"]}), "must count the 2 prior programs"),
+    (lambda p: choose_n_programs(broken(p), [1], prior_programs={"all": [f"g{i}" for i in range(240)]}), "must leave genes for other programs"),
 ])
 def test_bad_input(planted, call, message):
     with pytest.raises(ValueError, match=message):
@@ -182,3 +320,23 @@ def test_duplicated_genes_and_missing_groups(planted):
     screen.var_names = ["g0", "g0", *screen.var_names[2:]]
     with pytest.raises(ValueError, match="'g0' occurs more than once"):
         find_programs(screen, 6, balance="none")
+
+
+@pytest.mark.parametrize("column, values, message", [
+    ("if_control", ["True", "False"], "if_control must be true or false in every row"),
+    ("if_control", [1., np.nan], "if_control must be true or false"),
+    ("batch", ["a", None], "batch'\\] must give every cell a batch, 750 cells have none"),
+])
+@pytest.mark.parametrize("call", [find_programs, lambda screen, k, **options: choose_n_programs(screen, [k], **options)])
+def test_bad_columns_of_signed_programs(screen, column, values, message, call):
+    bad = screen.copy()
+    bad.obs[column] = np.resize(np.array(values, dtype=object if isinstance(values[0], str) else float), bad.n_obs)
+    with pytest.raises(ValueError, match=message):
+        call(bad, 4, signed=True)
+
+
+def test_text_in_highly_variable():
+    screen = as_screen(sparse.random(30, 5200, density=0.2, format="csr", random_state=0))
+    screen.var["highly_variable"] = "False"
+    with pytest.raises(ValueError, match="highly_variable must be true or false"):
+        find_programs(screen, 2, n_repeats=1)
