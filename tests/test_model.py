@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perturbnb.model import all_states, check_spins, conditional_probabilities, energy, exact_moments, gibbs_sample, moments
+from perturbnb.model import Chains, all_states, check_spins, conditional_probabilities, energy, exact_moments, gibbs_sample, moments, state_probabilities, third_cumulants
 
 
 def network(n=5, seed=0, strength=0.6):
@@ -63,7 +63,10 @@ def test_spins_that_are_none(spins, message):
     (lambda: gibbs_sample(np.zeros((2, 2)), np.zeros((3, 2)), initial=np.zeros((2, 2))), "initial must have the shape"),
     (lambda: gibbs_sample(np.zeros((2, 2)), np.zeros((3, 2)), seed=-1), "seed must be"),
     (lambda: gibbs_sample(np.zeros((2, 2)), np.zeros((3, 2)), seed=0.5), "seed must be"),
-    (lambda: all_states(13), "at most 12")])
+    (lambda: all_states(13), "at most 12"),
+    (lambda: moments(np.zeros((3, 2)), np.ones(2)), "weights must have one entry per cell"),
+    (lambda: moments(np.zeros((3, 2)), np.zeros(3)), "weights must be at least 0, and some above"),
+    (lambda: third_cumulants(np.zeros((3, 2)), np.full(3, np.nan)), "weights must be finite")])
 def test_refused(call, message):
     with pytest.raises(ValueError, match=message): call()
 
@@ -75,6 +78,45 @@ def test_strong_fields_do_not_overflow():
     np.testing.assert_allclose(given_rest.sum(2), 1)
     assert set(np.unique(gibbs_sample(J, h, n_sweeps=5))) <= {-1, 0, 1}
     assert np.isfinite(exact_moments(J, h[0]).second).all()
+
+
+@pytest.mark.parametrize("activity,field", [(-1e4, 1e4 + 2), (-90., 91.), (-200., -200.5), (60., 0.), (-3., 100.), (1e5, 1e5), (2., 1e-20)])
+def test_extreme_spins_follow_their_probabilities(activity, field):
+    "Numbers that leave float32 when exponentiated, and those whose small difference decides"
+    drawn = gibbs_sample(np.array([[activity]]), np.full((20_000, 1), field), n_sweeps=1, seed=1)[:, 0]
+    expected = conditional_probabilities(np.zeros((1, 1), int), np.array([[activity]]), np.array([field]))[0, 0]
+    np.testing.assert_allclose(np.bincount(drawn + 1, minlength=3) / len(drawn), expected, atol=0.015)
+
+
+@pytest.mark.parametrize("n_cells", [1, 63, 64, 65, 130])
+def test_chains_are_alike_whatever_block_they_are_in(n_cells):
+    J, h = network(7)
+    np.testing.assert_array_equal(gibbs_sample(J, np.tile(h, (n_cells, 1)), n_sweeps=3, seed=2), gibbs_sample(J, np.tile(h, (200, 1)), n_sweeps=3, seed=2)[:n_cells])
+
+
+def test_chains_go_on_where_they_stood():
+    J, h = network(6)
+    rows = np.arange(40) % 2
+    fields = np.array([h, -h])
+    whole, parts = (Chains.start(np.zeros((40, 6)), rows, seed=3) for _ in range(2))
+    whole.advance(J, fields, 9)
+    for n_sweeps in (2, 3, 4): parts.advance(J, fields, n_sweeps)
+    np.testing.assert_array_equal(whole.spins, parts.spins)
+    np.testing.assert_array_equal(whole.spins, gibbs_sample(J, fields[rows], n_sweeps=9, seed=3))
+    other = Chains.start(np.zeros((40, 6)), rows, stage="other", seed=3)
+    other.advance(J, fields, 9)
+    assert (other.spins != whole.spins).any()
+
+
+def test_moments_and_cumulants_with_weights():
+    J, h = network(4, seed=2)
+    states, p = all_states(4), state_probabilities(J, h)
+    counts = np.random.default_rng(0).multinomial(3000, p)
+    by_weight, by_cell = third_cumulants(states, counts), third_cumulants(np.repeat(states, counts, axis=0))
+    np.testing.assert_allclose(by_weight, by_cell, atol=1e-12)
+    s = np.repeat(states, counts, axis=0) - np.repeat(states, counts, axis=0).mean(0)
+    np.testing.assert_allclose(by_cell, np.einsum("ci,cj,ck->ijk", s, s, s) / len(s), atol=1e-12)
+    np.testing.assert_allclose(moments(states, 7 * p).second, exact_moments(J, h).second)
 
 
 def test_sampler_agrees_with_the_sum_over_all_states():
@@ -107,6 +149,6 @@ def with_threads():
 
 def test_threads_do_not_matter(with_threads):
     code = ("import numpy as np, zlib, numba; from perturbnb.model import gibbs_sample; r = np.random.default_rng(0); J = r.normal(0, .4, (9, 9)); "
-            "print(zlib.crc32(gibbs_sample(J + J.T, r.normal(size=(777, 9)), n_sweeps=20, seed=3).tobytes()), numba.get_num_threads())")
+            "print(zlib.crc32(gibbs_sample(J + J.T, r.normal(size=(777, 9)), n_sweeps=40, seed=3).tobytes()), numba.get_num_threads())")
     (one, n_one), (two, n_two) = with_threads(1, code).split(), with_threads(2, code).split()
     assert one == two and (n_one, n_two) == ("1", "2")

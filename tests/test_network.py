@@ -9,13 +9,13 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
+from perturbnb.designs import cell_design, given_design, screen_design
+from perturbnb.goodness import fit_quality
 from perturbnb.model import conditional_probabilities, gibbs_sample
-from perturbnb.network import SpinNetwork, _Cells, _metric, fit_quality, infer_network, screen_design
+from perturbnb.network import SpinNetwork, infer_network
 
 
 def planted(n_spins=6, n_per_sample=60, seed=0):
@@ -129,7 +129,7 @@ def test_sample_weights(screen):
 
 def test_a_design_of_ones_own(screen, network):
     spins, sample_id, samples, _ = screen
-    design, _ = screen_design(samples)
+    design = screen_design(samples).to_frame()
     shuffled = design.sample(frac=1, random_state=1)
     own = infer_network(spins, sample_id, samples=samples, design=shuffled)
     auto = infer_network(spins, sample_id, samples=samples, l2_response=0.)
@@ -143,7 +143,7 @@ def test_a_design_of_ones_own(screen, network):
 def test_free_fields_give_the_mean_of_every_sample(screen):
     "With a field for every sample the optimum makes each mean spin what was observed"
     spins, sample_id, samples, _ = screen
-    free = infer_network(spins, sample_id, samples=samples, design="free", tol=1e-7)
+    free = infer_network(spins, sample_id, samples=samples, design="free", method="pseudo_likelihood", tol=1e-7)
     row = free.samples.index.get_indexer(sample_id)
     expected = conditional_probabilities(spins, free.J, free.h[row]) @ [-1, 0, 1]
     for k in range(16): np.testing.assert_allclose(expected[row == k].mean(0), spins[row == k].mean(0), atol=1e-3)
@@ -185,43 +185,11 @@ def test_not_converged_is_said(screen):
     assert not fit.converged and "NOT converged" in repr(fit)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 999))
-def test_gradient_on_random_problems(n, n_samples, seed):
-    rng = np.random.default_rng(seed)
-    n_cells = n_samples + int(rng.integers(1, 30))
-    sample = np.r_[np.arange(n_samples), rng.integers(0, n_samples, n_cells - n_samples)]
-    cells = _Cells(rng.integers(-1, 2, (n_cells, n)).astype(np.int8), sample, rng.uniform(0.1, 3, n_cells), n_samples, block=7)
-    J, h = rng.normal(0, 1, (n, n)), rng.normal(0, 1, (n_samples, n))
-    _, g_J, g_h, variance = cells.gradient(J, h)
-    step, in_J, in_h = 1e-6, rng.normal(size=J.shape), rng.normal(size=h.shape)
-    numeric = (cells.gradient(J + step * in_J, h + step * in_h)[0] - cells.gradient(J - step * in_J, h - step * in_h)[0]) / (2 * step)
-    np.testing.assert_allclose((g_J * in_J).sum() + (g_h * in_h).sum(), numeric, rtol=1e-5, atol=1e-4)
-    assert (variance >= -1e-9).all() and (variance <= np.bincount(sample, cells.weights, n_samples)[:, None] + 1e-9).all()
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(2, 6), st.integers(0, 999))
-def test_coordinates_of_the_optimiser(n, seed):
-    "There and back gives the same network; directional derivatives agree in both coordinates"
-    rng = np.random.default_rng(seed)
-    sample = np.r_[np.arange(3), rng.integers(0, 3, 60)]
-    cells = _Cells(rng.integers(-1, 2, (63, n)).astype(np.int8), sample, np.ones(63), 3)
-    metric = _metric(cells, np.c_[np.ones(3), [0, 1, 0], [0, 0, 1]], np.array([1e-3, 5, 5]), 1e-3)
-    J = rng.normal(size=(n, n))
-    J, B = J + J.T, rng.normal(size=(3, n))
-    theta = metric.pack(J, B)
-    for found, expected in zip(metric.unpack(theta), (J, B)): np.testing.assert_allclose(found, expected, atol=1e-8)
-    direction, g_J, g_B = rng.normal(size=theta.shape), rng.normal(size=(n, n)), rng.normal(size=(3, n))
-    to_J, to_B = metric.unpack(direction)
-    np.testing.assert_allclose(metric.pull_back(g_J, g_B) @ direction, (g_J * to_J).sum() + (g_B * to_B).sum(), rtol=1e-7, atol=1e-7)
-
-
 def test_another_optimiser_finds_the_same(screen):
     "The peer's objective, minimised by SciPy without any metric"
     spins, sample_id, samples, _ = screen
     few = np.isin(sample_id, ["a_1|x", "nt_1|y", "b_2|x"])
-    fit = infer_network(spins[few][:, :4], sample_id[few], design="free", l2_h=0.5, l2_J=2., tol=1e-8)
+    fit = infer_network(spins[few][:, :4], sample_id[few], design="free", method="pseudo_likelihood", l2_h=0.5, l2_J=2., tol=1e-8)
     row, off = fit.samples.index.get_indexer(sample_id[few]), np.tril_indices(4, -1)
 
     def loss(theta):
@@ -296,6 +264,10 @@ def test_quality_of_other_cells(network, screen):
 @pytest.mark.parametrize("changes,message", [
     (dict(names=["a"] * 6), "names must be 6 different names"), (dict(names=list("abcde")), "names must be 6"), (dict(sample_weight="cell"), "sample_weight must be"),
     (dict(l2_J=-1), "l2_J must be a number"),
+    (dict(l2_response="Auto"), "l2_response must be a number of at least 0 or 'auto' or 'held-out', got 'Auto'"), (dict(l1_J="yes"), "l1_J must be"), (dict(l2_J=True), "l2_J must be"),
+    (dict(method="pseudolikelihood"), "did you mean 'pseudo_likelihood'"), (dict(method="exact", directed=True), "needs an energy"), (dict(method="mcmc", directed=True), "needs an energy"),
+    (dict(method="mcmc", interventions={"a_1|x": {"P1": -1}}), "leave single conditionals out"), (dict(step_size=0.1), "step_size is an option of method='mcmc'"), (dict(seed=-1), "seed must be"),
+    (dict(design=np.ones((3, 2))), "a row for each of 16 samples or 960 cells"), (dict(design="~ batch + gide"), "did you mean 'guide'"),
     (dict(l2_response="Auto"), "l2_response must be a number"), (dict(l2_h=np.nan), "l2_h must be"), (dict(tol="small"), "tol must be"), (dict(max_iter=0), "max_iter must be")])
 def test_options_that_are_refused(screen, changes, message):
     spins, sample_id, samples, _ = screen
@@ -329,3 +301,242 @@ def test_threads_do_not_matter():
             "n = infer_network(s, r.integers(0, 9, 20000)); print(zlib.crc32(n.J.tobytes()), zlib.crc32(n.coefficients.tobytes()))")
     printed = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "NUMBA_NUM_THREADS": n}).stdout for n in "12"]
     assert printed[0] == printed[1] and printed[0].strip()
+
+
+# priors and interventions
+
+def test_numeric_prior_of_infinite_strength_is_the_answer(screen, network):
+    spins, sample_id, samples, _ = screen
+    expected = pd.DataFrame(np.full((6, 6), np.nan), network.names, network.names)
+    expected.loc["P2", "P5"] = expected.loc["P5", "P2"] = 0.7
+    fit = infer_network(spins, sample_id, samples=samples, J_prior=expected, l2_J_prior=1e7)
+    assert fit.J[1, 4] == pytest.approx(0.7, abs=1e-3) and abs(network.J[1, 4] - 0.7) > 0.05
+    same(infer_network(spins, sample_id, samples=samples, J_prior=expected, l2_J_prior=0), network, 2e-3)
+    same(infer_network(spins, sample_id, samples=samples, J_prior=np.full((6, 6), np.nan), l2_J_prior=1e7), network, 2e-3)
+
+
+@pytest.mark.parametrize("directed", [False, True])
+def test_masked_couplings_are_zero(screen, directed):
+    spins, sample_id, samples, _ = screen
+    mask = np.zeros((6, 6), bool)
+    mask[0, 1] = mask[3, 2] = True
+    fit = infer_network(spins, sample_id, samples=samples, J_prior_mask=mask, l1_off_mask=1e6, l2_off_mask=0, method="pseudo_likelihood", directed=directed)
+    np.testing.assert_array_equal(fit.couplings != 0, mask if directed else mask | mask.T)
+
+
+def test_prior_of_responses(screen, network):
+    spins, sample_id, samples, _ = screen
+    guides = network.terms.query("kind == 'guide'")["guide"]
+    array = np.full((len(guides), 6), np.nan)
+    array[1, 3] = -2.
+    table = pd.DataFrame({"P4": [-2.]}, [guides.iloc[1]])
+    one, two = (infer_network(spins, sample_id, samples=samples, response_prior=prior, l2_response_prior=1e7) for prior in (array, table))
+    np.testing.assert_array_equal(one.coefficients, two.coefficients)
+    assert one.coefficients[list(network.terms["guide"]).index(guides.iloc[1]), 3] == pytest.approx(-2, abs=1e-3)
+    same(infer_network(spins, sample_id, samples=samples, response_prior=array, l2_response_prior=0), network, 2e-3)
+
+
+@pytest.mark.parametrize("options,message", [
+    (dict(J_prior=np.zeros((5, 6))), "J_prior must have shape \\(6, 6\\), got \\(5, 6\\)"), (dict(J_prior=np.triu(np.ones((6, 6)))), "must be symmetric for an undirected"),
+    (dict(J_prior=np.full((6, 6), np.inf)), "finite, or NaN where nothing is known, got 36"), (dict(J_prior=np.full((6, 6), "a")), "J_prior must be numeric"),
+    (dict(J_prior=pd.DataFrame([[1.]], ["P1"], ["Q1"])), "got 'Q1'; did you mean"), (dict(J_prior=pd.DataFrame(np.ones((2, 1)), ["P1", "P1"], ["P1"])), "every label once, got 'P1' twice"),
+    (dict(J_prior_mask=np.full((6, 6), np.nan)), "True and False for every pair"), (dict(J_prior_mask=np.full((6, 6), 0.5)), "True and False for every pair, got 0.5"),
+    (dict(J_prior_mask=pd.DataFrame([[True]], ["P1"], ["P2"])), "True and False for every pair"), (dict(l2_J_prior=-1), "l2_J_prior must be"), (dict(l1_off_mask=np.inf), "l1_off_mask must be"),
+    (dict(response_prior=np.zeros((2, 6))), "response_prior must have shape \\(6, 6\\)"), (dict(response_prior=pd.DataFrame([[1.]], ["a_3"], ["P1"])), "got 'a_3'; did you mean 'a_2'"),
+    (dict(response_prior=np.zeros((16, 6)), design="free"), "a term for each guide"),
+    (dict(interventions={"a_1|z": {"P1": -1}}), "samples that have cells, got 'a_1.z'; did you mean"), (dict(interventions={"a_1|x": {"P9": -1}}), "spins, got 'P9' in sample 'a_1.x'"),
+    (dict(interventions={"a_1|x": {"P1": 0}}), "-1 \\(held down\\) or 1"), (dict(interventions=[("a_1|x", "P1")]), "a dict .* or a DataFrame"),
+    (dict(interventions=pd.DataFrame(-1, [f"{g}|{b}" for g in ("a_1", "a_2", "b_1", "b_2", "c_1", "c_2", "nt_1", "nt_2") for b in "xy"], ["P2"])), "in which it is free, 'P2' has none")])
+def test_priors_and_interventions_that_are_refused(screen, options, message):
+    spins, sample_id, samples, _ = screen
+    with pytest.raises(ValueError, match=message): infer_network(spins, sample_id, samples=samples, **options)
+
+
+def test_conditionals_left_out_do_not_count(screen):
+    "What a held spin did in its sample changes nothing about its own row, when the network is directed and fields are common"
+    spins, sample_id, samples, _ = screen
+    design, held = pd.DataFrame({"intercept": 1.}, index=samples.index), {"a_1|x": {"P3": -1}, "b_2|y": {"P3": 1}}
+    options = dict(samples=samples, design=design, directed=True)
+    table = pd.DataFrame(0, samples.index, ["P3"])
+    table.loc["a_1|x"], table.loc["b_2|y"] = -1, 1
+    fit, as_table = (infer_network(spins, sample_id, interventions=given, **options) for given in (held, table))
+    same(fit, as_table, 1e-8)
+    other = spins.copy()
+    of_held = np.isin(sample_id, list(held))
+    other[of_held, 2] = np.random.default_rng(0).integers(-1, 2, of_held.sum())
+    again = infer_network(other, sample_id, interventions=held, **options)
+    np.testing.assert_allclose(again.J[2], fit.J[2], atol=1e-3)
+    assert np.abs(again.J[:2, 2] - fit.J[:2, 2]).max() > 0.02, "the held spin still acts on others"
+    assert fit.parameters["n_interventions"] == 2 and fit.parameters["l2_J"] == 1
+
+
+def test_couplings_that_separate_stay_bounded():
+    "P1 varies only where P2 is held, so nothing but the pull bounds its effect on P2"
+    rng = np.random.default_rng(0)
+    spins, sample = rng.integers(-1, 2, (400, 3)), np.repeat(["free", "held"], 200)
+    spins[:200, 0] = 1
+    fit = infer_network(spins, sample, directed=True, interventions={"held": {"P2": -1}})
+    assert fit.converged and np.abs(fit.J).max() < 5 and abs(fit.J[1, 0]) < 1.5
+
+
+def test_an_intervention_without_effect_is_told(screen, caplog, monkeypatch):
+    spins, sample_id, samples, _ = screen
+    monkeypatch.setattr("perturbnb.common.logger.propagate", True)
+    high = int(np.argmax([spins[sample_id == "a_1|x", i].mean() - spins[:, i].mean() for i in range(6)]))
+    infer_network(spins, sample_id, samples=samples, interventions={"a_1|x": {f"P{high + 1}": -1}})
+    assert f"1 of 1 interventions did not move their spin: 'P{high + 1}' in sample 'a_1|x' is no lower" in caplog.text
+
+
+# estimators, designs and thresholds
+
+def test_estimators_agree(screen):
+    spins, sample_id, samples, J = screen
+    pseudo, exact, mcmc = (infer_network(spins, sample_id, samples=samples, method=method, l2_response=5.) for method in ("pseudo_likelihood", "exact", "mcmc"))
+    assert [fit.method for fit in (pseudo, exact, mcmc)] == ["pseudo_likelihood", "exact", "mcmc"] and "(mcmc)" in repr(mcmc)
+    np.testing.assert_allclose(mcmc.J, exact.J, atol=0.06)
+    np.testing.assert_allclose(pseudo.J, exact.J, atol=0.15)
+    assert infer_network(spins, sample_id, samples=samples, max_iter=200).method == "exact"
+    with pytest.raises(ValueError, match="at most 12 spins, got 13"): infer_network(np.tile(spins, 3)[:, :13], sample_id, method="exact")
+
+
+def test_directed_rows_are_regressions_of_their_own(screen):
+    spins, sample_id, samples, _ = screen
+    fit = infer_network(spins, sample_id, samples=samples, directed=True, l2_response=3.)
+    assert fit.directed and fit.method == "pseudo_likelihood" and not np.allclose(fit.J, fit.J.T) and len(fit.to_frame()) == 30 and "(directed)" in repr(fit)
+    edge = fit.to_frame().iloc[0]
+    assert fit.J[fit.names.index(edge["regulated"]), fit.names.index(edge["regulator"])] == edge["J"]
+    for call in (lambda: fit.energy(spins, sample_id), lambda: fit.log_likelihood(spins, sample_id)):
+        with pytest.raises(ValueError, match="needs an undirected network"): call()
+    drawn, _ = fit.sample(3, n_sweeps=5)
+    assert drawn.shape == (48, 6)
+
+
+def test_energy_and_likelihood_are_of_one_model(network, screen):
+    spins, sample_id, _, _ = screen
+    few = slice(0, 40)
+    energy, log_likelihood = network.energy(spins[few], sample_id[few]), network.log_likelihood(spins[few], sample_id[few])
+    s, h = spins[few].astype(float), network.h[network.samples.index.get_indexer(sample_id[few])]
+    by_hand = -(s * h).sum(1) - np.einsum("ci,ij,cj->c", s, network.couplings, s) / 2 - s**2 @ np.diag(network.J)
+    np.testing.assert_allclose(energy, by_hand, atol=1e-12)
+    states = np.indices((3,) * 6).reshape(6, -1).T - 1
+    assert np.exp(network.log_likelihood(states, "b_1|y")).sum() == pytest.approx(1)
+    same_sample = np.unique(sample_id[few], return_inverse=True)[1]
+    shift = energy + log_likelihood
+    assert max(np.ptp(shift[same_sample == c]) for c in np.unique(same_sample)) < 1e-9
+    with pytest.raises(ValueError, match="must be in the network, got 'b_1.z'"): network.energy(spins, "b_1|z")
+    with pytest.raises(ValueError, match="6 columns"): network.log_likelihood(spins[:, 1:], sample_id)
+
+
+def test_strong_fields_do_not_overflow(network):
+    strong = replace(network, coefficients=network.coefficients * 0 + 800)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn, of_sample = strong.sample(4)
+        assert (drawn[of_sample == "nt_1|x"] == 1).all() and np.isfinite(strong.log_likelihood(drawn, of_sample)).all() and np.isfinite(strong.energy(-drawn, of_sample)).all()
+
+
+def test_sample_designs_and_cell_designs_agree(screen, network):
+    spins, sample_id, samples, _ = screen
+    of_cells = samples.loc[sample_id]
+    design = cell_design(of_cells["guide"].where(~of_cells["if_control"], "nt"), control=["nt"], batch=of_cells["batch"])
+    fit = infer_network(spins, sample_id, samples=samples, design=design, method="pseudo_likelihood")
+    plain = infer_network(spins, sample_id, samples=samples, method="pseudo_likelihood")
+    np.testing.assert_allclose(fit.J, plain.J, atol=2e-3)
+    np.testing.assert_allclose(fit.h, plain.h, atol=5e-3)
+    np.testing.assert_allclose(fit.h, fit.design @ fit.coefficients)
+    assert fit.design.shape == (16, len(design.terms)) and fit.l2_response == pytest.approx(plain.l2_response, rel=0.02)
+    held = infer_network(spins, sample_id, samples=samples, design=design, interventions={"a_1|x": {"P1": -1}})
+    as_samples = infer_network(spins, sample_id, samples=samples, interventions={"a_1|x": {"P1": -1}})
+    np.testing.assert_allclose(held.J, as_samples.J, atol=2e-3)
+
+
+def test_tables_of_cells_and_of_samples(screen):
+    spins, sample_id, samples, _ = screen
+    design = screen_design(samples)
+    options = dict(samples=samples, method="pseudo_likelihood", l2_response=4.)
+    whole = infer_network(spins, sample_id, design=design, **options)
+    table = design.to_frame()
+    table.attrs["shrunk"] = list(design.terms.index[design.terms["shrunk"]])
+    cells = design.matrix[samples.index.get_indexer(sample_id)]
+    numbered = [f"term{j + 1}" for j in np.flatnonzero(design.terms["shrunk"])]
+    for other in (table, given_design(table, shrunk=table.attrs["shrunk"]), given_design(cells, shrunk=numbered, of_cells=True), "~ batch + guide"):
+        fit = infer_network(spins, sample_id, design=other, **options)
+        np.testing.assert_allclose(fit.J, whole.J, atol=2e-3)
+        np.testing.assert_allclose(fit.h, whole.h, atol=5e-3)
+    assert infer_network(spins, sample_id, design=cells, **options).terms["kind"].eq("given").all()
+    with pytest.raises(ValueError, match="a row for each of 960 cells, got 959"): infer_network(spins, sample_id, samples=samples, design=given_design(cells[1:], of_cells=True))
+
+
+def test_thresholds_give_zeros(screen):
+    spins, sample_id, samples, _ = screen
+    none = infer_network(spins, sample_id, samples=samples, l1_J=1e9, l1_response=1e9)
+    assert not none.couplings.any() and not none.coefficients[none.terms["shrunk"]].any() and none.converged
+    some = infer_network(spins, sample_id, samples=samples, l1_J=60., l1_response=20.)
+    share = (some.coefficients[some.terms["shrunk"]] == 0).mean()
+    assert 0 < (some.couplings != 0).sum() < 30 and 0.05 < share < 0.95
+    chosen = infer_network(spins, sample_id, samples=samples, l1_J="auto")
+    again = infer_network(spins, sample_id, samples=samples, l1_J=chosen.parameters["l1_J"], l2_response=chosen.l2_response)
+    np.testing.assert_allclose(chosen.J, again.J, atol=1e-3)
+
+
+def test_strength_by_held_out_cells(screen):
+    spins, sample_id, samples, _ = screen
+    fit = infer_network(spins, sample_id, samples=samples, l2_response="held-out", method="pseudo_likelihood")
+    assert 0.3 <= fit.l2_response <= 100 and set(fit.terms["l2"]) == {0., fit.l2_response} and fit.parameters["l2_response"] == {"guide": fit.l2_response}
+    with pytest.raises(ValueError, match="at least 5 cells"): infer_network(spins[:40], np.arange(40), l2_response="held-out")
+
+
+def test_interactions_have_a_strength_of_their_own(screen):
+    spins, sample_id, samples, _ = screen
+    fit = infer_network(spins, sample_id, samples=samples, design="~ batch * guide", method="pseudo_likelihood")
+    strength = fit.terms.groupby("kind")["l2"].agg(["min", "max"])
+    assert (strength.loc[["guide", "interaction"], "min"] == strength.loc[["guide", "interaction"], "max"]).all() and strength.loc["interaction", "max"] > 3 * strength.loc["guide", "max"]
+    assert fit.l2_response == strength.loc["guide", "max"] and (strength.loc[["intercept", "batch"]] == 0).all(axis=None)
+
+
+# files of earlier versions, and the edge
+
+def test_files_of_the_first_format_are_read(network, tmp_path):
+    network.save(tmp_path / "n.h5ad")
+    old = ad.read_h5ad(tmp_path / "n.h5ad")
+    for key in ("directed", "method"): del old.uns[key]
+    old.uns["format_version"] = 1
+    old.uns["terms"] = old.uns["terms"].drop(columns="l2")
+    old.write_h5ad(tmp_path / "old.h5ad")
+    again = SpinNetwork.load(tmp_path / "old.h5ad")
+    np.testing.assert_array_equal(again.h, network.h)
+    assert again.directed is False and again.method == "pseudo_likelihood"
+
+
+def test_directed_networks_are_written_and_read(screen, tmp_path):
+    spins, sample_id, samples, _ = screen
+    fit = infer_network(spins, sample_id, samples=samples, directed=True, interventions={"a_1|x": {"P1": -1}})
+    fit.save(tmp_path / "n.h5ad")
+    again = SpinNetwork.load(tmp_path / "n.h5ad")
+    assert again.directed is True and again.parameters == fit.parameters and repr(again) == repr(fit)
+    np.testing.assert_array_equal(again.J, fit.J)
+
+
+def test_networks_without_shrunk_terms_are_written_and_read(screen, tmp_path):
+    fit = infer_network(*screen[:2], samples=screen[2], design="free", l1_J=5.)
+    fit.save(tmp_path / "n.h5ad")
+    again = SpinNetwork.load(tmp_path / "n.h5ad")
+    assert again.l2_response == 0 and again.parameters["l1_J"] == 5
+    np.testing.assert_array_equal(again.h, fit.h)
+
+
+@pytest.mark.parametrize("design", ["auto", "free"])
+def test_one_sample(screen, design):
+    "One sample has one field and no responses"
+    spins, _, _, _ = screen
+    fit = infer_network(spins, np.zeros(len(spins)), design=design)
+    assert fit.converged and fit.h.shape == (1, 6) and np.abs(fit.coefficients[1:]).max(initial=0) < 0.05
+
+
+def test_confounded_designs_are_named(screen, caplog, monkeypatch):
+    spins, sample_id, samples, _ = screen
+    monkeypatch.setattr("perturbnb.common.logger.propagate", True)
+    alone = samples.assign(batch=np.where(samples["guide"] == "a_1", "z", samples["batch"]))
+    fit = infer_network(spins, sample_id, samples=alone)
+    assert "cannot tell apart: batch[z], guide[a_1]" in caplog.text and np.isfinite(fit.h).all()
+    with pytest.raises(ValueError, match="apart.*batch\\[y\\], day"): infer_network(spins, sample_id, samples=samples.assign(day=(samples["batch"] == "y") * 3.), design="~ batch + day")
