@@ -1,20 +1,24 @@
-"""The network: perturbnb.infer_network against dspin's pseudo-likelihood, on planted networks"""
+"""The network: perturbnb.infer_network against dspin's three estimators, on planted networks"""
 
 import argparse
+import functools
+import itertools
 import warnings
-from collections.abc import Callable
-from types import ModuleType, SimpleNamespace
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
 
 import perturbnb as pnb
 
-from .common import NO_PEER, interleaved, peer, ratio, seconds, spread, table
+from .common import NO_PEER, Run, Section, apart, interleaved, peak, peer, ratio, seconds, spread
 
 L2_H = 0.005  # the peer's default pull of fields to zero
 N_CONTROLS = 4  # samples without a perturbation
+PEERS_OBJECTIVE = {"design": "free", "sample_weight": "equal", "l2_h": L2_H, "l2_response": 0}
 
 
 class Planted(NamedTuple):
@@ -31,16 +35,22 @@ class Fit(NamedTuple):
 
     J: np.ndarray  # (n_spins, n_spins)
     h: np.ndarray  # (n_samples, n_spins)
+    epochs: int = 0  # that were run, where a peer's fit was cut short
 
 
 def plant(n_spins: int, n_cells: np.ndarray, seed: int = 0) -> Planted:
-    """About four couplings per spin; controls share a field, every other sample differs from it."""
+    """About four couplings per spin, whatever their number; controls share a field, every other sample differs from it."""
     rng = np.random.default_rng(seed)
     J = np.triu(rng.normal(0, 0.5, (n_spins, n_spins)) * (rng.random((n_spins, n_spins)) < 4 / n_spins), 1)
     J = J + J.T + np.diag(rng.normal(0, 0.3, n_spins))
     h = rng.normal(0, 0.3, n_spins) + rng.normal(0, 0.4, (len(n_cells), n_spins)) * (np.arange(len(n_cells)) >= N_CONTROLS)[:, None]
     sample = np.repeat(np.arange(len(n_cells)), n_cells)
     return Planted(J, h, pnb.gibbs_sample(J, h[sample], n_sweeps=200, seed=seed), sample)
+
+
+def equal(n_spins: int, n_samples: int, n_cells: int, seed: int = 0) -> Planted:
+    """Samples of one size."""
+    return plant(n_spins, np.full(n_samples, n_cells), seed)
 
 
 def objective(fit: Fit, planted: Planted) -> float:
@@ -55,84 +65,166 @@ def objective(fit: Fit, planted: Planted) -> float:
     return total
 
 
-def dspin_fit(dspin: ModuleType, planted: Planted, **options: float) -> Fit:
-    """The peer's pseudo-likelihood with its own default settings, apart from `options`."""
+def residual(fit: Fit, planted: Planted) -> float:
+    """Largest gradient of the penalised exact log-likelihood per sample, by enumeration; for few spins."""
+    n = len(fit.J)
+    states = np.array(list(itertools.product((-1, 0, 1), repeat=n)), dtype=np.int8).astype(float)
+    shared = 0.5 * ((states @ fit.J) * states).sum(1) + 0.5 * states**2 @ np.diag(fit.J)
+    g_J, g_h = np.zeros((n, n)), np.zeros_like(fit.h)
+    for c, h in enumerate(fit.h):
+        energy = shared + states @ h
+        p = np.exp(energy - energy.max())
+        p /= p.sum()
+        s = planted.spins[planted.sample == c].astype(float)
+        g_h[c] = p @ states - s.mean(0) + L2_H * h
+        g_J += (states * p[:, None]).T @ states - s.T @ s / len(s)
+    return max(np.abs(g_J).max(), np.abs(g_h).max())
+
+
+def dspin_fit(planted: Planted, seed: int, method: str = "pseudo_likelihood", **options: float) -> Fit:
+    """One of the peer's estimators with its own default settings, apart from `options`."""
     from dspin.dspin import AbstractDSPIN
 
-    states, _ = dspin.sample_states(planted.sample, planted.spins.astype(np.float64))
-    wanting = SimpleNamespace(num_spin=planted.spins.shape[1], _raw_data=states, sample_list_ordered=None, save_path="")
-    settings = AbstractDSPIN.default_params(wanting, "pseudo_likelihood")
+    dspin, spins = peer(), planted.spins.astype(np.float64)
+    collect = dspin.sample_states if method == "pseudo_likelihood" else dspin.sample_corr_mean
+    data, _ = collect(planted.sample, spins)
+    wanting = SimpleNamespace(num_spin=planted.spins.shape[1], _raw_data=data, sample_list_ordered=None, save_path="")
+    settings = AbstractDSPIN.default_params(wanting, method)
     assert settings["lambda_l2_h"] == L2_H and settings["num_epoch"] == 400 and set(options) <= set(settings), "dspin's settings have changed"
-    J, h, _ = dspin.learn_network_adam(states, "pseudo_likelihood", settings | {"directed": False} | options)
-    return Fit(J, h.T)
+    J, h, _ = dspin.learn_network_adam(data, method, settings | {"directed": False, "seed": seed} | options)
+    return Fit(J, h.T, options.get("num_epoch", 400))
 
 
-def pnb_fit(planted: Planted, **options: float | str) -> Fit:
+def pnb_fit(planted: Planted, seed: int, **options) -> Fit:
     """`infer_network`, fields in the order of the samples."""
     names = [f"{c:05d}" for c in range(len(planted.h))]
     samples = pd.DataFrame({"guide": names, "if_control": np.arange(len(names)) < N_CONTROLS}, index=names)
-    network = pnb.infer_network(planted.spins, np.array(names)[planted.sample], samples=samples, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        network = pnb.infer_network(planted.spins, np.array(names)[planted.sample], samples=samples, seed=seed, **options)
     return Fit(network.J, pd.DataFrame(network.h, network.samples.index).loc[names].to_numpy())
+
+
+def relative(h: np.ndarray) -> np.ndarray: return (h[N_CONTROLS:] - h[:N_CONTROLS].mean(0)).ravel()
 
 
 def recovery(fit: Fit, planted: Planted) -> tuple[float, float, float]:
     """r(J) off the diagonal; r and root mean square error of the fields relative to the mean of the controls'."""
-    def relative(h: np.ndarray) -> np.ndarray: return (h[N_CONTROLS:] - h[:N_CONTROLS].mean(0)).ravel()
     pairs, found, truth = np.tril_indices(len(fit.J), -1), relative(fit.h), relative(planted.h)
     return np.corrcoef(fit.J[pairs], planted.J[pairs])[0, 1], np.corrcoef(found, truth)[0, 1], np.sqrt(((found - truth) ** 2).mean())
 
 
-def methods(dspin: ModuleType | None) -> dict[str, Callable[[Planted], Fit]]:
+def methods() -> dict[str, Callable[[Planted, int], Fit]]:
     """Fits at the peer's objective, its own default, and ours."""
-    fits = {"perturbnb, the peer's objective": lambda planted: pnb_fit(planted, design="free", sample_weight="equal", l2_h=L2_H, l2_response=0)}
-    if dspin is not None:
-        fits["dspin, 400 epochs, no L1"] = lambda planted: dspin_fit(dspin, planted, lambda_l1_j=0)
-        fits["dspin, 100 epochs, no L1"] = lambda planted: dspin_fit(dspin, planted, lambda_l1_j=0, num_epoch=100)
-        fits["dspin, its default (L1 0.01)"] = lambda planted: dspin_fit(dspin, planted)
-    return fits | {"perturbnb, its default": pnb_fit}
+    fits = {"perturbnb, the peer's objective": functools.partial(pnb_fit, method="pseudo_likelihood", **PEERS_OBJECTIVE)}
+    if peer():
+        fits["dspin, 400 epochs, no L1"] = functools.partial(dspin_fit, lambda_l1_j=0)
+        fits["dspin, 100 epochs, no L1"] = functools.partial(dspin_fit, lambda_l1_j=0, num_epoch=100)
+        fits["dspin, its default (L1 0.01)"] = dspin_fit
+    return fits | {"perturbnb, its default": functools.partial(pnb_fit, method="pseudo_likelihood")}
 
 
-def speed(fits: dict[str, Callable[[Planted], Fit]], n_spins: int, n_samples: int, n_cells: int, n_rounds: int) -> str:
-    """Table: time to finish and objective reached, samples of one size."""
-    planted = plant(n_spins, np.full(n_samples, n_cells))
-    runs = interleaved({name: lambda i, fit=fit: fit(planted) for name, fit in fits.items()}, n_rounds)
-    reference = next(iter(runs.values()))
+WARM_UP = (equal, 4, 8, 50)
+
+
+def speed(n_spins: int, n_samples: int, n_cells: int, n_rounds: int) -> Section:
+    """Table: time to finish, memory, and objective reached, samples of one size."""
+    fits = {name: fit for name, fit in methods().items() if "L1 0.01" not in name}
+    runs = apart(fits, (equal, n_spins, n_samples, n_cells), WARM_UP, n_rounds)
+    planted, reference = equal(n_spins, n_samples, n_cells), next(iter(runs.values()))
     reached = {name: objective(these[0].result, planted) for name, these in runs.items()}
     lowest, start = min(reached.values()), objective(Fit(np.zeros_like(planted.J), np.zeros_like(planted.h)), planted)
     rows = []
     for name, these in runs.items():
         r_J, r_h, _ = recovery(these[0].result, planted)
-        rows.append({"method": name, "time ratio": ratio(these, reference), "CPU ratio": ratio(these, reference, "cpu"), "objective": f"{reached[name]:.4f}",
-                     "above the lowest": f"{(reached[name] - lowest) / (start - lowest):.1e}", "r(J)": f"{r_J:.4f}", "r(relative h)": f"{r_h:.4f}", "s (noisy)": seconds(these)})
-    return f"### {n_spins} spins, {n_samples} samples × {n_cells} cells, {n_rounds} rounds\n\n" + table(rows)
+        rows.append({"method": name, "time ratio": ratio(these, reference), "CPU ratio": ratio(these, reference, "cpu"), "MB above the data": peak(these),
+                     "objective": f"{reached[name]:.4f}", "above the lowest": f"{(reached[name] - lowest) / (start - lowest):.1e}",
+                     "r(J)": f"{r_J:.4f}", "r(relative h)": f"{r_h:.4f}", "s (noisy)": seconds(these)})
+    return Section(f"### {n_spins} spins, {n_samples} samples × {n_cells} cells", f"{n_rounds} round{'s' * (n_rounds > 1)}.", rows, runs)
 
 
-def unequal(fits: dict[str, Callable[[Planted], Fit]], n_spins: int, n_samples: int, n_networks: int) -> str:
+def alone(n_spins: int, n_samples: int, n_cells: int) -> Section:
+    """Table: our default fit where the peer would need hours."""
+    runs = apart({"perturbnb, its default": functools.partial(pnb_fit, method="pseudo_likelihood")}, (equal, n_spins, n_samples, n_cells), WARM_UP, 1)
+    planted, (these,) = equal(n_spins, n_samples, n_cells), runs.values()
+    r_J, r_h, _ = recovery(these[0].result, planted)
+    rows = [{"method": name, "r(J)": f"{r_J:.4f}", "r(relative h)": f"{r_h:.4f}", "MB above the data": peak(these), "s (noisy)": seconds(these)} for name in runs]
+    return Section(f"### {n_spins:,} spins, {n_samples:,} samples × {n_cells} cells, alone",
+                   "Converged. The peer holds spins² × samples and would need about nine hours (predicted from its smaller sizes).", rows, runs)
+
+
+def extrapolated(runs: list[Run], epochs: int) -> list[Run]:
+    """What `epochs` epochs would take, from the few that were run."""
+    return [Run(run.seconds * epochs / run.result.epochs, run.cpu * epochs / run.result.epochs, run.result, run.peak) for run in runs]
+
+
+def exact(n_spins: int, epochs: int) -> Section:
+    """Table: the full likelihood, 40 samples × 200 cells."""
+    fits = {"perturbnb, method='exact'": functools.partial(pnb_fit, method="exact", **PEERS_OBJECTIVE)}
+    if peer(): fits["dspin, maximum_likelihood"] = functools.partial(dspin_fit, method="maximum_likelihood", lambda_l1_j=0, num_epoch=epochs)
+    runs = apart(fits, (equal, n_spins, 40, 200), WARM_UP, 1)
+    planted = equal(n_spins, 40, 200)
+    left = {name: residual(these[0].result, planted) for name, these in runs.items()}
+    runs = {name: these if "dspin" not in name else extrapolated(these, 400) for name, these in runs.items()}
+    reference = next(iter(runs.values()))
+    rows = [{"method": name, "time ratio": ratio(these, reference), "CPU ratio": ratio(these, reference, "cpu"), "largest gradient": f"{left[name]:.1e}",
+             "r(J)": f"{recovery(these[0].result, planted)[0]:.4f}", "s (noisy)": seconds(these)} for name, these in runs.items()]
+    short = "" if epochs == 400 else f" The peer's time is extrapolated from {epochs} of its 400 epochs, so its gradient and r(J) are those of an unfinished fit."
+    return Section(f"### Exact likelihood, {n_spins} spins, 40 samples × 200 cells", "Largest gradient of the peer's objective per sample, by enumeration of all states." + short, rows, runs)
+
+
+def sampled(epochs: int = 2) -> Section:
+    """Table: Gibbs sampling at the tutorial's settings, extrapolated, against ours."""
+    fits = {"perturbnb, method='mcmc'": functools.partial(pnb_fit, method="mcmc", **PEERS_OBJECTIVE)}
+    if peer(): fits["dspin, mcmc_maximum_likelihood, 2e6 updates"] = functools.partial(
+        dspin_fit, method="mcmc_maximum_likelihood", lambda_l1_j=0, num_epoch=epochs, stepsz=0.01, mcmc_samplingsz=2e6)
+    runs = apart(fits, (equal, 24, 40, 200), WARM_UP, 1)
+    planted = equal(24, 40, 200)
+    best = pnb_fit(planted, 0, method="pseudo_likelihood", **PEERS_OBJECTIVE)
+    runs = {name: these if "dspin" not in name else extrapolated(these, 400) for name, these in runs.items()}
+    reference, pairs = next(iter(runs.values())), np.tril_indices(24, -1)
+    rows = [{"method": name, "time ratio": ratio(these, reference), "CPU ratio": ratio(these, reference, "cpu"),
+             "r(J)": "–" if "dspin" in name else f"{recovery(these[0].result, planted)[0]:.4f}",
+             "r with J by pseudo-likelihood": "–" if "dspin" in name else f"{np.corrcoef(these[0].result.J[pairs], best.J[pairs])[0, 1]:.4f}", "s (noisy)": seconds(these)}
+            for name, these in runs.items()]
+    return Section("### Sampled likelihood, 24 spins, 40 samples × 200 cells",
+                   f"The peer at its tutorial's settings (2e6 updates per sample and epoch, step size 0.01), 400 epochs extrapolated from {epochs}.", rows, runs)
+
+
+def unequal(n_spins: int, n_samples: int, n_networks: int, first_seed: int = 100) -> Section:
     """Table: recovery where samples have 5 to 500 cells, and how near each fit came to the lowest value of the peer's objective."""
+    fits = methods()
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in fits}
-    for seed in range(n_networks):
+    for seed in range(first_seed, first_seed + n_networks):
         n_cells = np.random.default_rng(seed).permutation(np.geomspace(5, 500, n_samples).round().astype(int))
         planted = plant(n_spins, n_cells, seed)
-        results = {name: fit[0].result for name, fit in interleaved({name: lambda i, fit=fit, p=planted: fit(p) for name, fit in fits.items()}, 1).items()}
+        results = {name: fit[0].result for name, fit in interleaved({name: lambda i, fit=fit, p=planted: fit(p, i) for name, fit in fits.items()}, 1).items()}
         reached = {name: objective(fit, planted) for name, fit in results.items()}
         for name, fit in results.items(): found[name].append((*recovery(fit, planted), reached[name] - min(reached.values())))
     columns = {"r(J)": 3, "r(relative h)": 3, "RMSE of relative h": 3, "peer's objective above the lowest": 4}
     rows = [{"method": name, **{what: spread([values[j] for values in results], digits) for j, (what, digits) in enumerate(columns.items())}} for name, results in found.items()]
-    return f"### {n_spins} spins, {n_samples} samples of 5 to 500 cells, {n_networks} planted networks\n\n" + table(rows)
+    return Section(f"### {n_spins} spins, {n_samples} samples of 5 to 500 cells", f"{n_networks} planted networks: median (lowest–highest).", rows)
 
 
-def report(sizes: list[tuple[int, int, int, int]], n_networks: int = 5) -> str:
-    """Markdown: for each (spins, samples, cells, rounds) time and objective; then recovery on unequal samples."""
-    warnings.simplefilter("error", pnb.network.ConvergenceWarning)
-    dspin = peer()
-    fits = methods(dspin)
-    small = plant(4, np.full(8, 50))
-    interleaved({name: lambda i, fit=fit: fit(small) for name, fit in fits.items()}, 1)  # compile
-    head = (f"## Network\n\nThe peer's objective: every sample weighs the same, fields pulled to zero by {L2_H}, no L1; evaluated for every fit by one NumPy function. "
-            "Above the lowest: distance from the lowest objective in the table,\nas a share of what lies between it and the objective of J = h = 0; "
-            "fits of another objective cannot be at zero. Ratios to perturbnb at the peer's objective, median over rounds (lowest–highest).")
-    parts = [speed({name: fit for name, fit in fits.items() if "L1 0.01" not in name}, *size) for size in sizes]
-    return "\n\n".join([head, *([NO_PEER] if dspin is None else []), *parts, unequal(fits, 24, 40, n_networks)])
+def report(full: bool = False) -> Iterator[Section]:
+    """Every table about networks."""
+    head = (f"The peer's objective: every sample weighs the same, fields pulled to zero by {L2_H}, no L1; evaluated for every fit by one NumPy function. "
+            "Above the lowest: distance from the lowest objective in the table, as a share of what lies between it and the objective of J = h = 0; "
+            "fits of another objective cannot be at zero. Ratios to perturbnb at the peer's objective, median over rounds (lowest–highest). "
+            "Each method has a process of its own and as many threads as it takes by itself.")
+    yield Section("## Network", head + ("" if peer() else "\n\n" + NO_PEER), [])
+    yield speed(24, 40, 200, 3)
+    if full:
+        yield speed(24, 200, 200, 3)
+        yield speed(100, 100, 200, 2)
+    yield unequal(24, 40, 10 if full else 5)
+    yield exact(8, 400)
+    if not full: return
+    yield exact(10, 400)
+    yield exact(12, 2)
+    yield sampled()
+    yield speed(500, 100, 200, 1)
+    yield alone(1000, 1000, 300)
 
 
 if __name__ == "__main__":
@@ -142,4 +234,4 @@ if __name__ == "__main__":
     parser.add_argument("--cells", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    print(report([(given.spins, given.samples, given.cells, given.rounds)]))
+    print(speed(given.spins, given.samples, given.cells, given.rounds).markdown())

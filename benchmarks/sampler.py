@@ -6,7 +6,7 @@ import numpy as np
 
 import perturbnb as pnb
 
-from .common import NO_PEER, Run, interleaved, peer, ratio, table
+from .common import NO_PEER, Run, Section, interleaved, peer, ratio
 from .network import plant
 
 
@@ -23,8 +23,14 @@ def numpy_gibbs(J: np.ndarray, h: np.ndarray, n_sweeps: int, seed: int) -> np.nd
     return s
 
 
-def report(n_spins: int = 24, n_samples: int = 40, n_chains: int = 100, n_sweeps: int = 100, n_rounds: int = 3) -> str:
-    """Markdown: speed of each sampler at the same number of updates, and whether they agree on the mean spins."""
+def report(full: bool = False) -> list[Section]:
+    """Every table about sampling."""
+    head = "Updates of one spin per second, all on one thread; ratios to perturbnb, median over rounds (lowest–highest)." + ("" if peer() else "\n\n" + NO_PEER)
+    return [Section("## Sampler", head, []), speed(24), *([speed(10), speed(100)] if full else [])]
+
+
+def speed(n_spins: int, n_samples: int = 40, n_chains: int = 100, n_sweeps: int = 100, n_rounds: int = 3) -> Section:
+    """Table: speed of each sampler at the same number of updates, all on one thread, and whether they agree on the mean spins."""
     dspin, planted = peer(), plant(n_spins, np.full(n_samples, 1))
     J, h = planted.J, planted.h
     fields = np.repeat(h, n_chains, axis=0)
@@ -50,13 +56,13 @@ def report(n_spins: int = 24, n_samples: int = 40, n_chains: int = 100, n_sweeps
     def row(name: str, these: list[Run]) -> dict[str, str]:
         off = np.sqrt(((np.mean([run.result for run in these], axis=0) - best) ** 2).mean())
         return {"method": name, "time ratio": ratio(these, reference), "CPU ratio": ratio(these, reference, "cpu"), "rms difference of means": f"{off:.4f}",
-                "million updates per s (noisy)": f"{updates / np.median([run.seconds for run in these]) / 1e6:.2g}"}
+                "million updates per s of CPU (noisy)": f"{updates / np.median([run.cpu for run in these]) / 1e6:.2g}"}
 
     drawn = pnb.gibbs_sample(J, fields, n_sweeps=n_sweeps, seed=n_rounds).reshape(len(h), n_chains, n_spins)
     expected = np.sqrt(drawn.var(1).mean() / (n_chains * n_rounds))
-    head = (f"## Sampler: {n_spins} spins, {len(h)} fields, {updates / 1e6:.0f} million updates of one spin\n\nRatios to perturbnb over {n_rounds} rounds. "
-            f"Mean spins per field are compared with those of the last row; the ends of {n_chains * n_rounds} chains leave an error of about {expected:.4f} on them.")
-    return "\n\n".join([head, *([NO_PEER] if dspin is None else []), table([row(name, these) for name, these in runs.items()])])
+    text = (f"{n_rounds} rounds. Mean spins per field are compared with those of the last row; "
+            f"the ends of {n_chains * n_rounds} chains leave an error of about {expected:.4f} on them.")
+    return Section(f"### {n_spins} spins, {len(h)} fields, {updates / 1e6:.0f} million updates", text, [row(name, these) for name, these in runs.items()], runs)
 
 
 if __name__ == "__main__":
@@ -66,4 +72,4 @@ if __name__ == "__main__":
     parser.add_argument("--sweeps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    print(report(given.spins, n_chains=given.chains, n_sweeps=given.sweeps, n_rounds=given.rounds))
+    print(speed(given.spins, n_chains=given.chains, n_sweeps=given.sweeps, n_rounds=given.rounds).markdown())

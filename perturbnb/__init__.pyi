@@ -1,16 +1,27 @@
 from . import (
     annotation,
+    cells,
     clustering,
     common,
+    conditionals,
     consensus,
     datasets,
+    designs,
     embedding,
+    evidence,
+    fit_plots,
+    gene_clusters,
+    gene_networks,
+    goodness,
     gram,
     levels,
+    likelihood,
     model,
     multiplicative,
     network,
     network_plots,
+    new_samples,
+    number_of_programs,
     panels,
     pipeline,
     plots,
@@ -18,15 +29,33 @@ from . import (
     programs,
     report,
     response,
+    results,
     simulate,
 )
-from .annotation import annotate_programs, built_in_gene_sets, flag_technical, name_programs, project_programs, read_gmt, select_programs
+from .annotation import adopt_programs, annotate_programs, built_in_gene_sets, flag_technical, name_programs, project_programs, read_gmt, select_programs
 from .clustering import Groups, Modules, ResponseOrder, network_modules, response_groups, response_order
 from .common import set_verbosity
-from .consensus import ProgramChoice, choose_n_programs, find_programs, store_programs
+from .consensus import find_programs, store_programs
+from .designs import Design, cell_design, formula_design, screen_design
+from .gene_networks import GeneSpins, PriorNetwork, gene_spins, infer_gene_network, known_interventions, prior_network
+from .goodness import (
+    Comparison,
+    HeldOut,
+    ModelCheck,
+    NullEdges,
+    Replicates,
+    compare_with_model,
+    fit_quality,
+    held_out_fit,
+    log_pseudo_likelihood,
+    null_edges,
+    replicate_agreement,
+)
 from .levels import Levels, discretize, fit_levels
 from .model import conditional_probabilities, energy, exact_moments, gibbs_sample, moments
-from .network import SpinNetwork, fit_quality, infer_network
+from .network import SpinNetwork, infer_network
+from .new_samples import infer_fields, representative_samples
+from .number_of_programs import ProgramChoice, choose_n_programs
 from .panels import network_panel
 from .pipeline import Analysis, analyse_screen, run
 from .preprocess import prepare_screen, summarise_screen
@@ -36,12 +65,17 @@ from .simulate import simulate_screen
 
 __version__: str
 __all__ = [
-    "Analysis", "Groups", "Levels", "Modules", "ProgramChoice", "Programs", "Response", "ResponseOrder", "SpinNetwork",
-    "analyse_screen", "annotate_programs", "built_in_gene_sets", "choose_n_programs", "conditional_probabilities", "discretize",
-    "energy", "exact_moments", "find_programs", "fit_levels", "fit_quality", "flag_technical", "gibbs_sample", "guide_concordance",
-    "infer_network", "moments", "name_programs", "network_modules", "network_panel", "onmf", "prepare_screen", "project_programs",
-    "read_gmt", "relative_response", "response_groups", "response_order", "run", "select_programs", "set_verbosity",
-    "simulate_screen", "store_programs", "summarise_screen",
-    "annotation", "clustering", "common", "consensus", "datasets", "embedding", "gram", "levels", "model", "multiplicative", "network", "network_plots", "panels", "pipeline", "plots",
-    "preprocess", "programs", "report", "response", "simulate",
+    "Analysis", "Comparison", "Design", "GeneSpins", "Groups", "HeldOut", "Levels", "ModelCheck", "Modules", "NullEdges", "PriorNetwork",
+    "ProgramChoice", "Programs", "Replicates", "Response", "ResponseOrder", "SpinNetwork", "adopt_programs", "analyse_screen",
+    "annotate_programs", "built_in_gene_sets", "cell_design", "choose_n_programs", "compare_with_model", "conditional_probabilities",
+    "discretize", "energy", "exact_moments", "find_programs", "fit_levels", "fit_quality", "flag_technical", "formula_design", "gene_spins",
+    "gibbs_sample", "guide_concordance", "held_out_fit", "infer_fields", "infer_gene_network", "infer_network", "known_interventions",
+    "log_pseudo_likelihood", "moments", "name_programs", "network_modules", "network_panel", "null_edges", "onmf", "prepare_screen",
+    "prior_network", "project_programs", "read_gmt", "relative_response", "replicate_agreement", "representative_samples",
+    "response_groups", "response_order", "run", "screen_design", "select_programs", "set_verbosity", "simulate_screen", "store_programs",
+    "summarise_screen",
+    "annotation", "cells", "clustering", "common", "conditionals", "consensus", "datasets", "designs", "embedding", "evidence", "fit_plots",
+    "gene_clusters", "gene_networks", "goodness", "gram", "levels", "likelihood", "model", "multiplicative", "network", "network_plots",
+    "new_samples", "number_of_programs", "panels", "pipeline", "plots", "preprocess", "programs", "report", "response", "results",
+    "simulate",
 ]

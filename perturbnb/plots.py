@@ -227,7 +227,7 @@ def plot_loss(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return ax
 
-# %% ../nbs/05_plots.ipynb #a366d037
+# %% ../nbs/05_plots.ipynb #1b9360f8
 @style()
 def plot_top_genes(
     programs, # Programs
@@ -237,11 +237,12 @@ def plot_top_genes(
 ) -> np.ndarray: # (programs,) Axes
     "The heaviest genes of every program"
     spectra, genes = np.asarray(programs.spectra), np.asarray(programs.genes)
+    signed = spectra.min() < 0
     axes = _canvases(len(spectra), axes, 6, (1.7, 0.45 + 0.12 * n))
     for ax, weights, name in zip(axes, spectra, programs.names):
-        top = np.argsort(-weights, kind="stable")[:n]
-        top = top[weights[top] > 0]
-        ax.barh(np.arange(len(top)), weights[top], color="0.75")
+        top = np.argsort(-np.abs(weights), kind="stable")[:n]
+        top = top[weights[top] != 0]
+        ax.barh(np.arange(len(top)), weights[top], color=np.where(weights[top] > 0, POSITIVE, NEGATIVE) if signed else "0.75")
         ax.set_yticks(np.arange(len(top)), genes[top], fontsize=7)
         ax.tick_params(length=0, labelsize=7)
         ax.set(ylim=(n - 0.4, -0.6), title=name)
@@ -295,7 +296,7 @@ def _draw_cells(
     ax.set(xticks=[], yticks=[], aspect="equal")
     ax.spines[:].set_visible(False)
 
-# %% ../nbs/05_plots.ipynb #667d29dc
+# %% ../nbs/05_plots.ipynb #bb745de0
 @style()
 def plot_usage_on_umap(
     umap, # (n_cells, 2), or an AnnData
@@ -309,14 +310,16 @@ def plot_usage_on_umap(
     usage, names = _values_and_names(usage, "usage", names, "usage")
     umap = embed_cells(umap) if isinstance(umap, ad.AnnData) else np.asarray(umap)
     axes = _canvases(usage.shape[1], axes, 6, (1.6, 1.7))
+    signed = usage.min() < 0
     for i, (ax, values) in enumerate(zip(axes, usage.T)):
-        order = np.argsort(values, kind="stable")
-        _draw_cells(ax, umap[order], values[order], size=_cell_size(len(umap), 0.5), cmap=INTENSITY, limits=_usual_range(values))
+        order, limits = np.argsort(np.abs(values), kind="stable"), _usual_range(values)
+        if signed: limits = -np.abs(limits).max(), np.abs(limits).max()
+        _draw_cells(ax, umap[order], values[order], size=_cell_size(len(umap), 0.5), cmap=DIVERGING if signed else INTENSITY, limits=limits)
         if positions is not None: ax.plot(*positions[i], "o", markerfacecolor="none", markeredgecolor=POSITIVE, markersize=5)
         ax.set_title(names[i])
     return axes
 
-# %% ../nbs/05_plots.ipynb #71f7df25
+# %% ../nbs/05_plots.ipynb #885f105d
 def _palette(
     n: int, # how many colours
 ) -> np.ndarray: # (n, 4)
@@ -347,7 +350,7 @@ def plot_programs_on_umap(
     _separate([ax.text(x, y, name, ha="center", va="center", bbox=box) for (x, y), name in zip(positions, names)], ax, anchors=positions)
     return ax
 
-# %% ../nbs/05_plots.ipynb #ea411017
+# %% ../nbs/05_plots.ipynb #2ca47811
 def _heatmap(
     ax: Axes,
     values: np.ndarray, # rows × columns
@@ -371,7 +374,7 @@ def _edges_of_blocks(labels: np.ndarray) -> np.ndarray: # positions between cell
     "Where an ordered row of labels changes, with both ends"
     return np.r_[0, np.flatnonzero(labels[1:] != labels[:-1]) + 1, len(labels)] - 0.5
 
-# %% ../nbs/05_plots.ipynb #90e94f1e
+# %% ../nbs/05_plots.ipynb #7429c396
 @style()
 def plot_network(
     J, # SpinNetwork, or (n_programs, n_programs)
@@ -399,7 +402,7 @@ def plot_network(
     ax.set(xlabel="regulator" if directed else "program", ylabel="regulated" if directed else "program")
     return ax
 
-# %% ../nbs/05_plots.ipynb #eb77ad70
+# %% ../nbs/05_plots.ipynb #47fd9ee2
 def _response_figsize(
     n_programs: int,
     n_targets: int,
@@ -433,7 +436,7 @@ def _response_layout(
     pick = lambda labels, at: None if labels is None else labels[at]
     return values[np.ix_(rows, columns)].T, np.array(names)[columns], np.array(targets, dtype=str)[rows], pick(modules, columns), pick(groups, rows), rows, columns
 
-# %% ../nbs/05_plots.ipynb #3edf8780
+# %% ../nbs/05_plots.ipynb #3486079d
 def _draw_borders(
     ax: Axes,
     modules: np.ndarray | None, # labels of the rows, in order
@@ -476,7 +479,7 @@ def plot_response(
     ax.set(xlabel="guide" if getattr(response, "level", "target") == "guide" else "target gene", ylabel="program")
     return ax
 
-# %% ../nbs/05_plots.ipynb #2e50c9c2
+# %% ../nbs/05_plots.ipynb #449415b7
 @style()
 def plot_response_dots(
     response, # Response, or (n_targets, n_programs)

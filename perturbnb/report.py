@@ -13,7 +13,7 @@ import nbformat
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-# %% ../nbs/07a_report.ipynb #780a3311
+# %% ../nbs/07a_report.ipynb #e3600bfc
 def _listed(words): # "a, b and c"
     words = list(words)
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
@@ -27,38 +27,45 @@ def strongest_responses(
     return by_size.drop_duplicates("target_gene").head(n).reset_index(drop=True)
 
 def summary_sentences(
-    tables: dict, # programs, network, responses, modules, groups
+    tables: dict, # programs, annotation, network, responses, modules, groups
     record: dict, # the run's account
     threshold: float = 0.1, # of |J| for an edge to be counted
 ) -> list[str]: # markdown
     "What the run found, in sentences"
-    edges, cells, responses = tables["network"], record["summary"], tables["responses"]
+    edges, cells, responses, known = tables["network"], record["summary"], tables["responses"], tables["annotation"].set_index("program")
     strong = edges[edges["J"].abs() > threshold]
     top = strongest_responses(responses, 4)
+    def called(name): return name if known.loc[name, "label"] == name else f"{name} *{known.loc[name, 'label']}*"
     def said(row):
         size = f"{row.response:+.2f}".replace("-", "−") + ("" if pd.isna(row.spread) else f" ± {row.spread:.2f}")
-        return f"**{row.target_gene}** {'raises' if row.response > 0 else 'lowers'} {row.program} ({size}, {row.n_guides} guide{'s' * (row.n_guides != 1)})"
+        return f"**{row.target_gene}** {'raises' if row.response > 0 else 'lowers'} {called(row.program)} ({size}, {row.n_guides} guide{'s' * (row.n_guides != 1)})"
 
     genes = tables["programs"].query("rank <= 4").groupby("program", sort=False)["gene"].agg(", ".join)
     named = sorted(set(top["program"]), key=list(genes.index).index)
     alike = tables["groups"].groupby("cluster")["target_gene"].agg(list)
     alike = [members for members in alike[::-1] if len(members) > 1][:2]
+    flagged = known[known["flagged"]]
     return [f"{cells['n_cells']:,} cells with {cells['n_guides']} guides against {cells['n_targets']} targets; {cells['n_control_cells']:,} of the cells are controls.",
             f"{len(genes)} gene programs, in {tables['modules']['module'].nunique()} modules. {len(strong)} of {len(edges)} possible edges between them are stronger than {threshold:g}: "
             f"{(strong['J'] > 0).sum()} positive, {(strong['J'] < 0).sum()} negative.",
+            *([f"{len(flagged)} of the {len(known)} programs found go along with a technical property of the cells or the cell cycle: "
+               f"{'; '.join(f'{called(name)} with {reasons}' for name, reasons in flagged['reasons'].items())}. "
+               + ("They are part of what follows." if flagged["kept"].all() else "They were left out of what follows.")] if len(flagged) else []),
             f"The strongest responses, ± the spread between the guides of the target: {_listed(said(row) for row in top.itertuples())}.",
             "The programs in that sentence, by their heaviest genes: " + "; ".join(f"{name} is {genes[name]}" for name in named) + ".",
             *([f"Acting most alike (k-means of the responses, the strongest first): {'; '.join(_listed(members) for members in alike)}."] if alike else [])]
 
-# %% ../nbs/07a_report.ipynb #34fb11f8
+# %% ../nbs/07a_report.ipynb #b008d390
 def quality_sentences(
     record: dict, # with `fit`, `converged` and `truth`
 ) -> list[str]: # markdown
     "How far the results can be trusted, in sentences"
     fit, truth = record["fit"], record.get("truth")
     words = ["The network fit " + ("converged." if record["converged"] else "**did not converge**: read the network with caution."),
-             f"On the cells it was fitted to: cells drawn from the network have program levels per sample that follow the observed ones with r = {fit['r_means']:.2f}, and covariances of programs "
-             f"with r = {fit['r_covariances']:.2f}. Knowing a cell's other programs and its perturbation explains {fit['deviance_explained']:.0%} of the deviance of a program's level.",
+             f"On the cells it was fitted to: the network explains {fit['variance_explained_means']:.0%} of how the mean levels of programs differ between samples "
+             f"({fit['attainable_means']:.0%} would be perfect with as few cells per sample) and {fit['variance_explained_covariances']:.0%} of the covariances of programs within samples "
+             f"({fit['attainable_covariances']:.0%} would be perfect). "
+             f"Knowing a cell's other programs and its perturbation explains {fit['deviance_explained']:.0%} of the deviance of a program's level.",
              "Responses are pulled towards zero according to how many cells speak for them, often severalfold: compare them, do not read them as absolute sizes. The spread between the guides "
              "of a target is given beside each; there are no p-values yet, so take a response from one guide, or one smaller than its spread, as a hint.",
              "Couplings are associations within samples, not proof of regulation. A program without marked genes (many genes of similar weight) gathers what belongs to no other; "
@@ -74,15 +81,19 @@ def methods_paragraph(
     "What was done, ready for a paper"
     p, versions = record["parameters"], record["versions"]
     listed = _listed(f"{name} {version}" for name, version in versions.items() if name != "perturbnb")
-    return ("Counts were log-normalised, and gene programs found by consensus orthogonal non-negative matrix factorisation "
-            f"({p['n_programs']} programs, {p['n_repeats']} bootstrap repeats; number of programs: {p['n_programs_reason']}). "
+    found = (f"{p['n_programs']} gene programs were taken from elsewhere and their usage computed for these cells" if p["programs"] else
+             f"gene programs found by consensus orthogonal {'factorisation of genes centred on the controls, with signs' if p['signed'] else 'non-negative matrix factorisation'} "
+             f"({p['n_programs']} programs{'' if p['overlap'] == 1 else ', up to ' + str(p['overlap']) + ' per gene'}, {p['n_repeats']} bootstrap repeats; "
+             f"number of programs: {p['n_programs_reason']})")
+    return (f"Counts were log-normalised, and {found}. Gene sets over-represented in a program were found by hypergeometric tests against the genes that entered, with false discovery rates after "
+            "Benjamini and Hochberg. " + ("Programs that go along with depth, mitochondrial share, cell cycle or batch (|ρ| of at least 0.3) were left out. " if p["drop_technical"] else "") +
             "Usage of each program, leaving perturbed genes out, was cut into three levels by optimal one-dimensional 3-means. "
             "A three-state spin network (after D-SPIN, Jiang et al. 2023) with one coupling matrix and fields linear in batch and guide, controls being the reference, "
             "was fitted by penalised pseudo-likelihood, the strength of shrinkage by empirical Bayes. Responses of targets are means over their guides. "
             "Modules of programs and groups of targets were found by signed multiplex Leiden clustering. "
             f"Done with perturbnb {versions.get('perturbnb', '')}" + (f" ({listed})" if listed else "") + f", seed {record['seed']}.")
 
-# %% ../nbs/07a_report.ipynb #c283345c
+# %% ../nbs/07a_report.ipynb #26c0e945
 _SETTINGS = """import pandas as pd
 from IPython.display import Image
 pd.set_option("display.precision", 3, "display.max_colwidth", None)"""
@@ -93,7 +104,8 @@ _PROSE = {
 What was removed or left out before the analysis, and why.""",
     "programs": """## Programs
 
-Every gene belongs to one program. A program is read by its heaviest genes. All genes are in `programs.csv`.""",
+A program is read by its heaviest genes. Its name is a proposal: that of the most significant gene set, where the set's genes carry a quarter of the program's weight, else its two heaviest genes.
+`reasons` tell what a flagged program goes along with. All genes are in `programs.csv`, all programs in `annotation.csv`, all significant gene sets in `gene_sets.csv`.""",
     "network": """## Network
 
 Red raises, blue lowers. A program's level is −1, 0 or +1 in a cell; a coupling of 1 between two programs multiplies the
@@ -108,7 +120,7 @@ The table clusters targets by their responses (k-means); `guides` tells how far 
 show the tutorial's groups: modules are programs that go together, and targets are attached to the modules they push. With few
 programs these groups are coarse, and targets without much of a response land anywhere."""}
 
-_PLAIN = '.style.hide().format(precision=2, thousands=",").set_properties(**{"text-align": "left"}).set_table_styles([{"selector": "th", "props": "text-align: left"}])'
+_PLAIN = '.style.hide().format(precision=2, thousands=",", na_rep="").set_properties(**{"text-align": "left"}).set_table_styles([{"selector": "th", "props": "text-align: left"}])'
 
 def _table_cell(file, then=""): return new_code_cell(f'pd.read_csv("{file}"){then}')
 
@@ -130,11 +142,12 @@ def make_report(
     def listing(lines): return "\n".join(f"- {line}" for line in lines)
     def joined(by, column, heading): return f'.groupby("{by}", sort=False)["{column}"].agg(", ".join).to_frame("{heading}").style.set_properties(**{{"text-align": "left"}})'
     cells = [new_markdown_cell(f"# {title}\n\nGene programs, their network, and what each perturbation does to them.")]
+    shown = ["program", "label", "heaviest", "gene_set", "share", "reasons"] + ["kept"] * record["parameters"]["drop_technical"]
     if record["warnings"]: cells.append(new_markdown_cell("## Read this first\n\n" + listing(record["warnings"])))
     cells += [new_markdown_cell("## In short\n\n" + listing(summary_sentences(tables, record)) + "\n\n## How far to trust it\n\n" + listing(quality_sentences(record))), new_code_cell(_SETTINGS),
               new_markdown_cell(_PROSE["cells"]), _table_cell("removed.csv", _PLAIN), *_figure_cells(figures, "qc"),
-              new_markdown_cell(_PROSE["programs"]), _table_cell("programs.csv", '.query("rank <= 8")' + joined("program", "gene", "heaviest genes")),
-              *_figure_cells(figures, "program_choice", "usage_umap"),
+              new_markdown_cell(_PROSE["programs"]), _table_cell("annotation.csv", f"[{shown}]" + _PLAIN),
+              *_figure_cells(figures, "program_choice", "top_genes", "usage_umap"),
               new_markdown_cell(_PROSE["network"]), *_figure_cells(figures, "network", "network_diagram", "network_umap"), _table_cell("network.csv", ".head(10)" + _PLAIN),
               new_markdown_cell(_PROSE["responses"]), *_figure_cells(figures, "responses"), _table_cell("responses.csv", '.sort_values("response", key=abs, ascending=False).head(12)' + _PLAIN),
               new_markdown_cell(_PROSE["groups"]), _table_cell("groups.csv", joined("cluster", "target_gene", "targets with similar responses")),

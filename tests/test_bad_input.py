@@ -15,11 +15,13 @@ from sklearn.exceptions import ConvergenceWarning
 from perturbnb import clustering, network_plots, plots
 from perturbnb.consensus import find_programs, store_programs
 from perturbnb.embedding import embed_cells, program_positions
+from perturbnb.goodness import fit_quality
 from perturbnb.levels import discretize, fit_levels
-from perturbnb.network import SpinNetwork, fit_quality, infer_network
-from perturbnb.pipeline import Analysis, _figures, _write_arrays, analyse_screen, result_tables
+from perturbnb.network import SpinNetwork, infer_network
+from perturbnb.pipeline import analyse_screen
 from perturbnb.preprocess import prepare_screen
 from perturbnb.response import guide_concordance, relative_response
+from perturbnb.results import _figures, _write_arrays, result_tables
 from perturbnb.simulate import simulate_screen
 
 KEYS = dict(guide_key="guide", target_key="gene", control="control", batch_key="batch")
@@ -49,13 +51,14 @@ def told(caplog): return "\n".join(record.getMessage() for record in caplog.reco
 
 
 def everything_of(analysis, folder):
-    "Draws all figures and writes all tables and arrays; nothing in them may be NaN but what a single guide, or a single program, leaves open"
+    "Draws all figures and writes all tables and arrays; nothing in them may be NaN but what a single guide, a single program or unmeasured genes leave open"
+    open_ones = ["spread", "correlation", "lowest", "odd_guide", "gene_set", "share", "q", "depth", "mitochondria", "S", "G2M", "batch"]
     for _, draw in _figures(analysis).values():
         axes = np.ravel(np.asarray(draw(), dtype=object))
         axes[0].figure.canvas.draw()
         plt.close("all")
     tables = result_tables(analysis)
-    for name, table in tables.items(): assert table.drop(columns=["spread", "correlation", "lowest", "odd_guide"], errors="ignore").notna().all(axis=None), name
+    for name, table in tables.items(): assert table.drop(columns=open_ones, errors="ignore").notna().all(axis=None), name
     _write_arrays(analysis, folder)
     assert np.isfinite(SpinNetwork.load(folder / "responses.h5ad").h).all()
     return tables
@@ -122,7 +125,8 @@ def test_a_program_that_never_varies(still, tmp_path, heard):
     groups, order = clustering.response_groups(network.J, targets, modules), clustering.response_order(targets)
     positions = program_positions(screen.obsm["X_umap"], usage)
     assert np.isfinite(positions).all()
-    whole = Analysis(screen, None, programs, levels, spins, network, quality, guides, targets, modules, groups, order, screen.obsm["X_umap"], positions)
+    whole = replace(before, programs=programs, levels=levels, spins=spins, network=network, quality=quality, guides=guides, targets=targets, modules=modules, groups=groups, order=order,
+                    umap=screen.obsm["X_umap"], positions=positions)
     everything_of(whole, tmp_path)
 
 
@@ -195,6 +199,21 @@ def test_a_sample_of_one_cell(raw, tmp_path):
     free = infer_network(analysis.spins, screen.obs["sample_id"], samples=screen.uns["perturbnb"]["samples"], design="free", l2_h=0.01, sample_weight="equal")
     assert np.isfinite(relative_response(free).values).all()
     everything_of(analysis, tmp_path)
+
+
+def test_a_guide_alone_in_a_batch(raw, tmp_path, heard):
+    "Guide and batch cannot be told apart: both are named, and what follows stays finite"
+    moved = raw.copy()
+    moved.obs["batch"] = np.where(moved.obs["guide"] == "TF01_g1", "9", moved.obs["batch"].astype(str))
+    analysis = analyse_screen(prepare_screen(moved, **KEYS), **CHAIN)
+    assert "cannot tell apart: batch[9], guide[TF01_g1]" in told(heard) and "no controls in batch 9" in told(heard)
+    everything_of(analysis, tmp_path)
+
+
+@pytest.mark.parametrize("sample,spin", [("TF01_g1|1", "P9"), ("TF01_g1|7", "P1")])
+def test_interventions_on_what_is_not_there(still, sample, spin):
+    analysis, _ = still
+    with pytest.raises(ValueError, match="interventions must name"): infer_network(analysis.spins, analysis.screen.obs["sample_id"], interventions={sample: {spin: -1}})
 
 
 def test_every_cell_its_own_sample():

@@ -1,5 +1,6 @@
 "The command as a user types it: help, mistakes, files, interruption"
 import json
+import logging
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from html.parser import HTMLParser
 from inspect import signature
 
@@ -16,15 +18,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import perturbnb as pnb
 from perturbnb.network import SpinNetwork
-from perturbnb.pipeline import STAGES, main, run
+from perturbnb.pipeline import STAGES, analyse_screen, compare_with_truth, main, run
+from perturbnb.preprocess import prepare_screen
 from perturbnb.simulate import simulate_screen
 
 KEYS = ["--guide-key", "guide", "--target-key", "gene", "--control", "control", "--batch-key", "batch"]
 OPTIONS = [*KEYS, "--n-programs", "7", "--n-repeats", "3", "--seed", "5"]
-SCHEMA = {"programs": ["program", "gene", "weight", "rank"], "network": ["regulator", "regulated", "J"], "modules": ["program", "module"], "groups": ["target_gene", "group", "cluster"],
+SCHEMA = {"programs": ["program", "gene", "weight", "rank", "label"], "network": ["regulator", "regulated", "J", "regulator_label", "regulated_label"],
+          "annotation": ["program", "label", "gene_set", "share", "q", "genes", "explained", "stability", "depth", "mitochondria", "S", "G2M", "batch", "flagged", "reasons", "kept", "heaviest"],
+          "gene_sets": ["program", "gene_set", "overlap", "size", "expected", "share", "p", "q", "genes"], "modules": ["program", "module", "label"],
+          "groups": ["target_gene", "group", "cluster"],
           "guides": ["target_gene", "n_guides", "n_cells", "correlation", "lowest", "odd_guide", "strength", "spread"],
-          "responses": ["target_gene", "program", "response", "spread", "n_guides", "n_cells", "reference"], "removed": ["step", "unit", "before", "removed", "reason"]}
+          "responses": ["target_gene", "program", "response", "spread", "n_guides", "n_cells", "reference", "label"], "removed": ["step", "unit", "before", "removed", "reason"]}
 FILES = {f"{name}.csv" for name in SCHEMA} | {"screen.h5ad", "responses.h5ad", "program_umap_pos.npy", "figures", "report.ipynb", "report.html", "run.json"}
 
 
@@ -51,6 +58,15 @@ def place(tmp_path_factory):
     screen.obsm["X_umap"] = np.random.default_rng(0).normal(0, 3, (1200, 2))       # a map of one's own, which saves the time of making one
     screen.write_h5ad(folder / "tiny.h5ad")
     return folder
+
+
+@pytest.fixture
+def told(caplog):
+    "Let caplog hear the package's logger whatever its handlers"
+    logger = logging.getLogger("perturbnb")
+    before, logger.propagate = logger.propagate, True
+    yield caplog
+    logger.propagate = before
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +103,6 @@ def test_help_names_the_command_and_every_option(place):
 
 
 def test_options_bear_the_names_of_the_functions_parameters():
-    from perturbnb.pipeline import analyse_screen
-    from perturbnb.preprocess import prepare_screen
     known = {**signature(prepare_screen).parameters, **signature(analyse_screen).parameters}
     for name, parameter in signature(run).parameters.items():
         if name == "out": continue
@@ -104,6 +118,7 @@ def damaged(place):
     (place / "empty.h5ad").write_bytes(b"")
     (place / "cut.h5ad").write_bytes(whole[:len(whole) // 2])
     (place / "file").write_text("")
+    (place / "spaces.gmt").write_text("cycle mine PCNA TOP2A\n")
     log = ad.read_h5ad(place / "tiny.h5ad")
     log.X.data = np.log1p(log.X.data)
     log.write_h5ad(place / "log.h5ad")
@@ -127,12 +142,20 @@ MISTAKES = {
     "negative seed": (["tiny.h5ad", *KEYS, "--seed", "-1"], "seed must be a whole number"),
     "negative repulsion": (["tiny.h5ad", *KEYS, "--repulsion", "-4"], "repulsion must be"),
     "no resolution": (["tiny.h5ad", *KEYS, "--resolution", "0"], "resolution must be"),
+    "a number of given programs": (["tiny.h5ad", *KEYS, "--programs", "tiny.h5ad", "--n-programs", "5"], "--n-programs must be left out when programs are given"),
+    "signs of given programs": (["tiny.h5ad", *KEYS, "--programs", "tiny.h5ad", "--signed"], "signed must be left out when programs are given"),
+    "absent programs": (["tiny.h5ad", *KEYS, "--programs", "none.csv"], "programs: there is no file 'none.csv'"),
+    "another file for programs": (["tiny.h5ad", *KEYS, "--programs", "tiny.h5ad"], "saved Programs"),
+    "absent gene sets": (["tiny.h5ad", *KEYS, "--gene-sets", "none.gmt"], "there is no file 'none.gmt'"),
+    "malformed gene sets": (["tiny.h5ad", *KEYS, "--gene-sets", "spaces.gmt"], "line 1 of 'spaces.gmt' must hold a name, a description and genes, separated by tabs"),
+    "no overlap": (["tiny.h5ad", *KEYS, "--overlap", "0"], "overlap must be a whole number of at least 1"),
     "no processes": (["tiny.h5ad", *KEYS, "--n-jobs", "0"], "--n-jobs must be"),
     "a file for a folder": (["tiny.h5ad", *KEYS, "--out", "file"], "out must be a folder that can be written, got 'file'"),
     "a file for a parent": (["tiny.h5ad", *KEYS, "--out", "file/results"], "out must be a folder that can be written, got 'file/results'"),
     "a system folder": (["tiny.h5ad", *KEYS, "--out", "/proc/results"], "out must be a folder that can be written, got '/proc/results'"),
 }
-KNOWN_AT_ONCE = {"negative repulsion", "no resolution", "no processes", "unknown word", "negative seed", "no programs", "missing file"}
+KNOWN_AT_ONCE = {"negative repulsion", "no resolution", "no processes", "unknown word", "negative seed", "no programs", "missing file", "no overlap",
+                 "a number of given programs", "signs of given programs", "absent programs", "another file for programs", "absent gene sets", "malformed gene sets"}
 
 
 def is_one_clear_line(done, message):
@@ -193,6 +216,11 @@ def test_columns_of_the_tables(tables):
     assert sorted(groups["target_gene"]) == targets and groups["group"].is_monotonic_increasing
     assert len(responses) == 8 * 7 and set(responses["n_guides"]) == {3} and set(responses["reference"]) == {"own batch"} and responses.notna().all(axis=None)
     assert (tables["removed"]["removed"] >= 0).all()
+    known = tables["annotation"].set_index("program")
+    assert list(known.index) == names and known["kept"].all() and known["label"].is_unique and (known["flagged"] == known["reasons"].notna()).all()
+    for table in (programs, modules, responses): assert (table["label"] == table["program"].map(known["label"])).all()
+    assert (network["regulated_label"] == network["regulated"].map(known["label"])).all() and (tables["gene_sets"]["q"] <= 0.05).all()
+    assert list(known["heaviest"].str.split(", ").str[0]) == list(programs.query("rank == 1")["gene"])
 
 
 def test_h5ad_files_agree_with_the_tables(results, tables):
@@ -238,7 +266,7 @@ def test_report_is_complete_in_itself(results, tables):
     html = (results / "report.html").read_text(encoding="utf-8")
     links = Links()
     links.feed(html)
-    assert not links.fetched and links.images == 8 and not re.search(r"@import|url\(\s*['\"]?https?:", html)
+    assert not links.fetched and links.images == 9 and not re.search(r"@import|url\(\s*['\"]?https?:", html)
     strongest = tables["responses"].loc[tables["responses"]["response"].abs().idxmax()]
     text = re.sub(r"<[^>]+>", "", re.sub(r"<style.*?</style>", "", html, flags=re.S))
     assert f"{strongest.target_gene} {'raises' if strongest.response > 0 else 'lowers'} {strongest.program}" in text
@@ -246,6 +274,82 @@ def test_report_is_complete_in_itself(results, tables):
     notebook = nbformat.read(results / "report.ipynb", as_version=4)
     nbformat.validate(notebook)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+
+
+# what may be done with programs, in this process
+
+@pytest.fixture(scope="module")
+def prepared(place): return prepare_screen(place / "tiny.h5ad", guide_key="guide", target_key="gene", control="control", batch_key="batch")
+
+
+def few(screen, **options): return analyse_screen(screen, until="response", n_programs=6, n_repeats=2, **options)
+
+
+@pytest.fixture(scope="module")
+def usual(prepared): return few(prepared)
+
+
+def with_depth(screen, programs, k, noise=0.1):
+    "The screen as if the cells' totals followed a program"
+    changed = screen.copy()
+    changed.obs["total_counts"] = programs.usage[:, k] + noise * np.random.default_rng(0).random(screen.n_obs)
+    return changed
+
+
+def test_flagged_programs_are_told_and_kept(prepared, usual, told):
+    changed = with_depth(prepared, usual.programs, 2)
+    found = few(changed)
+    assert found.programs.names == usual.programs.names and found.annotation["kept"].all()
+    flagged = found.annotation.set_index("program")["flagged"]
+    assert flagged["P3"] and "P3 with depth (ρ = " in told.text and "were kept (drop_technical leaves them out)" in told.text
+    np.testing.assert_array_equal(found.network.J, usual.network.J)
+
+
+def test_flagged_programs_are_left_out_on_request(prepared, usual, told):
+    changed = with_depth(prepared, usual.programs, 2)
+    found = few(changed, drop_technical=True)
+    known = found.annotation.set_index("program")
+    assert found.programs.names == list(known.index[~known["flagged"]]) == found.network.names == found.targets.names and "P3" not in found.programs.names
+    assert list(known.index) == usual.programs.names and (known["kept"] == ~known["flagged"]).all() and "left out (drop_technical)" in told.text
+    assert found.spins.shape == (prepared.n_obs, len(found.programs.names)) and found.labels == list(known.loc[found.programs.names, "label"])
+    with pytest.raises(ValueError, match="drop_technical would leave no program"):
+        analyse_screen(with_depth(prepared, analyse_screen(prepared, until="programs", n_programs=1, n_repeats=1).programs, 0), n_programs=1, n_repeats=1, until="programs", drop_technical=True)
+
+
+def test_names_of_the_users_gene_sets(prepared, usual, tmp_path):
+    own = usual.programs.to_frame().query("program == 'P4'")["gene"]
+    (tmp_path / "mine.gmt").write_text("\t".join(["mine", "", *own]) + "\n")
+    by_path, by_dict = (few(prepared, gene_sets=sets) for sets in (tmp_path / "mine.gmt", {"mine": list(own)}))
+    pd.testing.assert_frame_equal(by_path.annotation, by_dict.annotation)
+    known = by_path.annotation.set_index("program")
+    assert known.loc["P4", ["label", "gene_set"]].tolist() == ["mine", "mine"] and known.loc["P4", "share"] == pytest.approx(1) and by_path.programs.names == usual.programs.names
+    renamed = few(prepared, gene_sets={"mine": list(own)}, name_programs=True)
+    assert renamed.programs.names == renamed.network.names == list(known["label"]) == list(renamed.annotation["program"]) == renamed.labels
+    assert set(renamed.gene_sets["program"]) <= set(renamed.programs.names)
+    np.testing.assert_array_equal(renamed.network.J, usual.network.J)
+    with pytest.raises(ValueError, match="gene_sets must be a dict"): few(prepared, gene_sets={})
+
+
+def test_programs_from_elsewhere(prepared, usual, tmp_path):
+    usual.programs.save(tmp_path / "programs.h5ad")
+    pd.DataFrame(usual.programs.spectra, usual.programs.names, usual.programs.genes).to_csv(tmp_path / "weights.csv")
+    for given in (usual.programs, tmp_path / "programs.h5ad", str(tmp_path / "weights.csv")):
+        again = analyse_screen(prepared, until="network", programs=given)
+        assert (again.spins == usual.spins).mean() > 0.999 and again.choice is None
+        np.testing.assert_allclose(again.network.J, usual.network.J, atol=0.01)
+    for option in (dict(n_programs=6), dict(signed=True), dict(overlap=2)):
+        with pytest.raises(ValueError, match="must be left out when programs are given"): analyse_screen(prepared, programs=usual.programs, **option)
+
+
+def test_options_reach_the_programs(prepared, usual, monkeypatch):
+    signed, shared, thick = few(prepared, signed=True), few(prepared, overlap=2), few(prepared, min_cell_fraction=0.5, balance="none")
+    assert (signed.programs.usage < 0).any() and signed.network.converged and set(np.unique(signed.spins)) == {-1, 0, 1}
+    assert (shared.programs.spectra != 0).sum(0).max() == 2 and shared.network.converged
+    assert len(thick.programs.genes) < len(usual.programs.genes) and thick.programs.parameters["balance"] == "none"
+    for found in (usual, signed, shared): assert compare_with_truth(found)["programs_adjusted_rand"] > 0.8
+    monkeypatch.setattr(pnb, "choose_n_programs", partial(pnb.choose_n_programs, candidates=[5, 6], n_repeats=1))
+    chosen = analyse_screen(prepared, until="programs", signed=True, n_repeats=1)
+    assert chosen.choice.best == len(chosen.annotation) and chosen.programs.parameters["signed"]
 
 
 # again, with other processes, and after a kill

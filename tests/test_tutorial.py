@@ -175,7 +175,8 @@ def test_4_levels_cut_usage_and_follow_the_planted_states(analysis, truth, plant
 def test_5_network_is_converged_and_near_the_planted_one(analysis):
     network = analysis.network
     assert network.converged and network.history["residual"].iloc[-1] <= 1e-5 and (network.J == network.J.T).all()
-    assert compare_with_truth(analysis)["r_J"] > 0.7 and analysis.quality["r_covariances"] > 0.9
+    assert compare_with_truth(analysis)["r_J"] > 0.7
+    for what in ("means", "covariances"): assert analysis.quality[f"variance_explained_{what}"] > analysis.quality[f"attainable_{what}"] - 0.1
 
 
 def test_5_heatmap_with_and_without_its_diagonal(analysis):
