@@ -1,5 +1,6 @@
 from . import (
     annotation,
+    bootstrap,
     cells,
     clustering,
     common,
@@ -8,6 +9,7 @@ from . import (
     datasets,
     designs,
     embedding,
+    empirical_null,
     evidence,
     fit_plots,
     gene_clusters,
@@ -30,9 +32,14 @@ from . import (
     report,
     response,
     results,
+    sandwich,
     simulate,
+    targets,
+    uncertainty,
+    usage_effects,
 )
 from .annotation import adopt_programs, annotate_programs, built_in_gene_sets, flag_technical, name_programs, project_programs, read_gmt, select_programs
+from .bootstrap import Bootstrap, bootstrap_network
 from .clustering import Groups, Modules, ResponseOrder, network_modules, response_groups, response_order
 from .common import set_verbosity
 from .consensus import find_programs, store_programs
@@ -62,20 +69,24 @@ from .preprocess import prepare_screen, summarise_screen
 from .programs import Programs, onmf
 from .response import Response, guide_concordance, relative_response
 from .simulate import simulate_screen
+from .targets import Targets, combine_guides, target_responses
+from .uncertainty import Uncertainty, network_uncertainty
+from .usage_effects import energy_test, total_effects
 
 __version__: str
 __all__ = [
-    "Analysis", "Comparison", "Design", "GeneSpins", "Groups", "HeldOut", "Levels", "ModelCheck", "Modules", "NullEdges", "PriorNetwork",
-    "ProgramChoice", "Programs", "Replicates", "Response", "ResponseOrder", "SpinNetwork", "adopt_programs", "analyse_screen",
-    "annotate_programs", "built_in_gene_sets", "cell_design", "choose_n_programs", "compare_with_model", "conditional_probabilities",
-    "discretize", "energy", "exact_moments", "find_programs", "fit_levels", "fit_quality", "flag_technical", "formula_design", "gene_spins",
-    "gibbs_sample", "guide_concordance", "held_out_fit", "infer_fields", "infer_gene_network", "infer_network", "known_interventions",
-    "log_pseudo_likelihood", "moments", "name_programs", "network_modules", "network_panel", "null_edges", "onmf", "prepare_screen",
-    "prior_network", "project_programs", "read_gmt", "relative_response", "replicate_agreement", "representative_samples",
-    "response_groups", "response_order", "run", "screen_design", "select_programs", "set_verbosity", "simulate_screen", "store_programs",
-    "summarise_screen",
-    "annotation", "cells", "clustering", "common", "conditionals", "consensus", "datasets", "designs", "embedding", "evidence", "fit_plots",
-    "gene_clusters", "gene_networks", "goodness", "gram", "levels", "likelihood", "model", "multiplicative", "network", "network_plots",
-    "new_samples", "number_of_programs", "panels", "pipeline", "plots", "preprocess", "programs", "report", "response", "results",
-    "simulate",
+    "Analysis", "Bootstrap", "Comparison", "Design", "GeneSpins", "Groups", "HeldOut", "Levels", "ModelCheck", "Modules", "NullEdges",
+    "PriorNetwork", "ProgramChoice", "Programs", "Replicates", "Response", "ResponseOrder", "SpinNetwork", "Targets", "Uncertainty",
+    "adopt_programs", "analyse_screen", "annotate_programs", "bootstrap_network", "built_in_gene_sets", "cell_design", "choose_n_programs",
+    "combine_guides", "compare_with_model", "conditional_probabilities", "discretize", "energy", "energy_test", "exact_moments",
+    "find_programs", "fit_levels", "fit_quality", "flag_technical", "formula_design", "gene_spins", "gibbs_sample", "guide_concordance",
+    "held_out_fit", "infer_fields", "infer_gene_network", "infer_network", "known_interventions", "log_pseudo_likelihood", "moments",
+    "name_programs", "network_modules", "network_panel", "network_uncertainty", "null_edges", "onmf", "prepare_screen", "prior_network",
+    "project_programs", "read_gmt", "relative_response", "replicate_agreement", "representative_samples", "response_groups",
+    "response_order", "run", "screen_design", "select_programs", "set_verbosity", "simulate_screen", "store_programs", "summarise_screen",
+    "target_responses", "total_effects",
+    "annotation", "bootstrap", "cells", "clustering", "common", "conditionals", "consensus", "datasets", "designs", "embedding",
+    "empirical_null", "evidence", "fit_plots", "gene_clusters", "gene_networks", "goodness", "gram", "levels", "likelihood", "model",
+    "multiplicative", "network", "network_plots", "new_samples", "number_of_programs", "panels", "pipeline", "plots", "preprocess",
+    "programs", "report", "response", "results", "sandwich", "simulate", "targets", "uncertainty", "usage_effects",
 ]

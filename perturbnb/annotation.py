@@ -7,7 +7,7 @@ __all__ = ['INTERFERON_GENES', 'HEAT_SHOCK_GENES', 'IMMEDIATE_EARLY_GENES', 'RIB
            'read_gmt', 'built_in_gene_sets', 'annotate_programs', 'name_programs', 'flag_technical', 'select_programs',
            'project_programs', 'adopt_programs']
 
-# %% ../nbs/01d_annotation.ipynb #96a5404b
+# %% ../nbs/01d_annotation.ipynb #7b76e124
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,25 +24,32 @@ from .common import _stored_values, check_finite, check_whole, logger, nearest
 from .consensus import _levels, _perturbed_genes
 from .gram import _blocks, _checked_matrix, gene_scale
 from .preprocess import G2M_GENES, MIN_MARKERS, S_GENES
-from .programs import Programs, _columns, _strengths, _usage
+from .programs import Programs, _columns, _is_number, _strengths, _usage
 
-# %% ../nbs/01d_annotation.ipynb #75b23d48
+# %% ../nbs/01d_annotation.ipynb #a02fb5c2
 def read_gmt(
     path: str | Path, # of a GMT file: name, description, genes, separated by tabs
 ) -> dict[str, list[str]]: # name of a set -> its genes, each once
     "Gene sets of a file; raises `ValueError` where the file is missing, empty or malformed, naming the line"
-    path, sets = Path(path), {}
-    if not path.is_file(): raise ValueError(f"path: there is no file {path.name!r}")
+    return _sets_of(Path(path), "path")
+
+def _sets_of(
+    path: Path, # of a GMT file
+    argument: str, # that the path was given as, for messages
+) -> dict[str, list[str]]: # name of a set -> its genes, each once
+    "What `read_gmt` reads"
+    sets = {}
+    if not path.is_file(): raise ValueError(f"{argument}: there is no file {path.name!r}")
     try: lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error: raise ValueError(f"path: {path.name!r} is not a text file; a packed one must be unpacked first") from error
+    except UnicodeDecodeError as error: raise ValueError(f"{argument}: {path.name!r} is not a text file; a packed one must be unpacked first") from error
     for number, line in enumerate(lines, 1):
         if not line.strip(): continue
         name, *rest = (field.strip() for field in line.split("\t"))
         genes = list(dict.fromkeys(gene for gene in rest[1:] if gene))
-        if not name or not genes: raise ValueError(f"path: line {number} of {path.name!r} must hold a name, a description and genes, separated by tabs, got {line[:40]!r}")
-        if name in sets: raise ValueError(f"path: line {number} of {path.name!r} names the set {name!r} a second time")
+        if not name or not genes: raise ValueError(f"{argument}: line {number} of {path.name!r} must hold a name, a description and genes, separated by tabs, got {line[:40]!r}")
+        if name in sets: raise ValueError(f"{argument}: line {number} of {path.name!r} names the set {name!r} a second time")
         sets[name] = genes
-    if not sets: raise ValueError(f"path: {path.name!r} holds no gene set")
+    if not sets: raise ValueError(f"{argument}: {path.name!r} holds no gene set")
     return sets
 
 # %% ../nbs/01d_annotation.ipynb #28c19dc7
@@ -69,18 +76,18 @@ def built_in_gene_sets(
         sets[name] = [gene for gene in genes if re.fullmatch(pattern, gene.upper())]
     return {name: members for name, members in sets.items() if members}
 
-# %% ../nbs/01d_annotation.ipynb #2e6827d9
+# %% ../nbs/01d_annotation.ipynb #d42d4002
 def _checked_sets(
     gene_sets: Mapping[str, Sequence[str]] | str | Path | None, # what the user gave
     genes: Sequence[str], # genes of the programs
 ) -> dict[str, list[str]]: # name -> genes
     "Gene sets as a dictionary; refuses what is none"
     if gene_sets is None: return built_in_gene_sets(genes)
-    if isinstance(gene_sets, (str, Path)): return read_gmt(gene_sets)
+    if isinstance(gene_sets, (str, Path)): return _sets_of(Path(gene_sets), "gene_sets")
     if not isinstance(gene_sets, Mapping) or not gene_sets:
         raise ValueError(f"gene_sets must be a dict of lists of genes or the path of a GMT file, got {'an empty one' if isinstance(gene_sets, Mapping) else type(gene_sets).__name__}")
     for name, members in gene_sets.items():
-        if isinstance(members, str) or not len(members): raise ValueError(f"gene_sets[{name!r}] must be a list of at least one gene, got {members!r}")
+        if not pd.api.types.is_list_like(members) or not len(members): raise ValueError(f"gene_sets[{name!r}] must be a list of at least one gene, got {members!r}")
     return {str(name): [str(gene) for gene in members] for name, members in gene_sets.items()}
 
 def _membership(
@@ -93,7 +100,10 @@ def _membership(
     rows, columns = np.array(pairs, dtype=int).reshape(-1, 2).T
     return sparse.csr_array((np.ones(len(pairs)), (rows, columns)), shape=(len(sets), len(genes)))
 
-# %% ../nbs/01d_annotation.ipynb #f53f404a
+# %% ../nbs/01d_annotation.ipynb #5bf4d416
+def _check_programs(programs) -> None:
+    if not isinstance(programs, Programs): raise ValueError(f"programs must be Programs, as from find_programs or onmf, got {type(programs).__name__}")
+
 def annotate_programs(
     programs: Programs, # from `find_programs` or `onmf`
     gene_sets: Mapping[str, Sequence[str]] | str | Path | None = None, # name -> genes, or the path of a GMT file; None: `built_in_gene_sets`
@@ -101,7 +111,7 @@ def annotate_programs(
     min_size: int = 3, # sets with fewer genes in the background are not tested
 ) -> pd.DataFrame: # program, gene_set, overlap, size, expected, share, p, q, genes (heaviest first); pairs that share a gene
     "Which gene sets are over-represented in which program; raises `ValueError` on sets that are none"
-    check_whole("min_size", min_size, 1)
+    _check_programs(programs), check_whole("min_size", min_size, 1)
     entered = np.isfinite(programs.scale)
     genes, spectra = np.array(programs.genes)[entered], programs.spectra[:, entered]
     sets = _checked_sets(gene_sets, genes)
@@ -128,7 +138,7 @@ def _heaviest(
     order = np.argsort(-np.abs(weight), kind="stable")[:np.count_nonzero(weight)]
     return ", ".join(genes[order])
 
-# %% ../nbs/01d_annotation.ipynb #c62151a4
+# %% ../nbs/01d_annotation.ipynb #164a5d13
 def _own_name(
     programs: Programs, # the programs
     k: int, # which
@@ -156,8 +166,12 @@ def name_programs(
     n_genes: int = 2, # genes in the name of a program that no set describes
 ) -> Programs: # the same with other names; parameters["renamed"] has the names before
     "Propose a short name for every program; raises `ValueError` on sets that are none"
-    check_whole("n_genes", n_genes, 1)
+    _check_programs(programs), check_whole("n_genes", n_genes, 1)
+    for name, value in (("max_q", max_q), ("min_share", min_share)):
+        if not (_is_number(value) and 0 <= value <= 1): raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
     table = gene_sets if isinstance(gene_sets, pd.DataFrame) else annotate_programs(programs, gene_sets)
+    missing = [column for column in ("program", "gene_set", "share", "q") if column not in table]
+    if missing: raise ValueError(f"gene_sets must be a table from annotate_programs, it has no column {missing[0]!r}")
     fitting = table[(table["q"] <= max_q) & (table["share"] >= min_share)].drop_duplicates("program").set_index("program")["gene_set"].map(_readable)
     kept = set(programs.parameters.get("prior_programs") or {})
     if "adopted" in programs.parameters: kept |= {name for name in programs.names if not re.fullmatch(r"P\d+", name)}
@@ -199,7 +213,7 @@ def _nuisances(
     found = {name: [screen.obs[key] for key in options if key in screen.obs][:1] for name, options in keys.items()}
     return {name: column[0] for name, column in found.items() if column}
 
-# %% ../nbs/01d_annotation.ipynb #d589375d
+# %% ../nbs/01d_annotation.ipynb #8fe18a3f
 _NUISANCES = ("depth", "mitochondria", "S", "G2M", "batch")
 
 def _reasons(
@@ -220,9 +234,10 @@ def flag_technical(
     threshold: float = 0.3, # smallest correlation, 0 to 1, at which a program is flagged; for batches the root of the share of variance
 ) -> pd.DataFrame: # index program: depth, mitochondria, S, G2M, batch (NaN: not measured, or nothing varies), flagged, reasons
     "Which programs go along with depth, mitochondria, cell cycle or batch; raises `ValueError` where cells do not fit"
+    _check_programs(programs)
     if not isinstance(screen, ad.AnnData): raise ValueError(f"screen must be an AnnData from prepare_screen, got {type(screen).__name__}")
     if len(programs.usage) != screen.n_obs: raise ValueError(f"programs must have the usage of the {screen.n_obs} cells of screen, got that of {len(programs.usage)}")
-    if not 0 < threshold <= 1: raise ValueError(f"threshold must be above 0 and at most 1, got {threshold!r}")
+    if not (_is_number(threshold) and 0 < threshold <= 1): raise ValueError(f"threshold must be above 0 and at most 1, got {threshold!r}")
     known = _nuisances(screen)
     if not known: raise ValueError("screen must come from prepare_screen, its obs has neither total_counts nor pct_counts_mt, S_score, G2M_score or batch")
     table = pd.DataFrame(np.nan, index=pd.Index(programs.names, name="program"), columns=list(_NUISANCES))
@@ -235,12 +250,13 @@ def flag_technical(
     logger.info("%d of %d programs flagged as technical%s", table["flagged"].sum(), len(table), f"; not judged: {', '.join(silent)}" if len(silent) else "")
     return table
 
-# %% ../nbs/01d_annotation.ipynb #72196003
+# %% ../nbs/01d_annotation.ipynb #74081992
 def select_programs(
     programs: Programs, # from `find_programs` or `onmf`
     keep: Sequence[str] | Sequence[bool], # names in the order wanted, or one bool per program, such as `~flags["flagged"]`
 ) -> Programs: # with those programs only
     "Programs with some left out; raises `ValueError` on unknown or repeated names, or where none is kept"
+    _check_programs(programs)
     wanted = keep.reindex(programs.names) if isinstance(keep, pd.Series) and keep.dtype == bool and set(keep.index) == set(programs.names) else keep
     wanted = np.asarray([wanted] if isinstance(wanted, str) else wanted)
     if wanted.dtype == bool:
@@ -253,16 +269,17 @@ def select_programs(
     return replace(programs, usage=programs.usage[:, at], spectra=programs.spectra[at], names=[programs.names[k] for k in at],
                    explained=programs.explained[at], stability=programs.stability[at], parameters=programs.parameters | {"selected_from": list(programs.names)})
 
-# %% ../nbs/01d_annotation.ipynb #bf3da6c2
+# %% ../nbs/01d_annotation.ipynb #665678a8
 def _share_found(
     programs: Programs, # of another data set
     adata: ad.AnnData, # in which their genes are looked up
     min_share: float, # smallest share of a program's weight that must be there
 ) -> tuple[np.ndarray, np.ndarray]: # (n_genes,) bool; (n_programs,) share of each program's weight
     "Which genes of the programs are there; says how many are missing, raises `ValueError` where too many are"
+    _check_programs(programs)
     if not isinstance(adata, ad.AnnData): raise ValueError(f"adata must be an AnnData, got {type(adata).__name__}; programs.transform takes a matrix")
     if not adata.var_names.is_unique: raise ValueError(f"adata must have unique var_names, {adata.var_names[adata.var_names.duplicated()][0]!r} occurs more than once")
-    if not 0 < min_share <= 1: raise ValueError(f"min_share must be above 0 and at most 1, got {min_share!r}")
+    if not (_is_number(min_share) and 0 < min_share <= 1): raise ValueError(f"min_share must be above 0 and at most 1, got {min_share!r}")
     genes, found = np.array(programs.genes), np.isin(programs.genes, adata.var_names)
     weight = np.where(np.isin(genes, programs.left_out), 0, programs.spectra.astype(np.float64) ** 2)
     total = weight.sum(1)
@@ -298,7 +315,7 @@ def project_programs(
     if ((programs.spectra != 0).sum(0) > 1).any(): share = 1.     # least squares on overlapping programs makes up for missing genes itself
     return (usage / share).astype(np.float32)
 
-# %% ../nbs/01d_annotation.ipynb #c4bb8c16
+# %% ../nbs/01d_annotation.ipynb #0a707d1c
 def _read_programs(
     path: Path, # .h5ad from `Programs.save`, or a table of weights as .csv or .tsv
 ) -> Programs | pd.DataFrame:
@@ -307,8 +324,15 @@ def _read_programs(
     if path.suffix == ".h5ad": return Programs.load(path)
     try: table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t")
     except (ValueError, UnicodeDecodeError) as error: raise ValueError(f"programs: {path.name!r} is no table of weights, nor an .h5ad file of saved Programs") from error
-    if not {"program", "gene", "weight"} <= set(table): return table.set_index(table.columns[0])
-    if table.duplicated(["program", "gene"]).any(): raise ValueError(f"programs: {path.name!r} names a gene of a program twice")
+    return table if {"program", "gene", "weight"} <= set(table) else table.set_index(table.columns[0])
+
+def _wide(
+    table: pd.DataFrame, # weights, programs × genes, or tidy as from `Programs.to_frame`: program, gene, weight
+) -> pd.DataFrame: # programs × genes
+    "A table of weights in its wide form"
+    if not {"program", "gene", "weight"} <= set(table): return table
+    twice = table.duplicated(["program", "gene"])
+    if twice.any(): raise ValueError(f"programs must name each gene of a program once, {table.loc[twice, 'gene'].iloc[0]!r} occurs more than once")
     return table.pivot(index="program", columns="gene", values="weight").fillna(0).reindex(table["program"].unique())
 
 def _checked_weights(
@@ -326,13 +350,13 @@ def _checked_weights(
     if len(empty): raise ValueError(f"programs must have weight on some gene, {empty[0]!r} has none")
     return weights
 
-# %% ../nbs/01d_annotation.ipynb #ff85bdc3
+# %% ../nbs/01d_annotation.ipynb #3c256cc7
 def _as_programs(
-    weights: pd.DataFrame, # programs × genes
+    weights: pd.DataFrame, # programs × genes, or tidy
     adata: ad.AnnData, # screen in which they shall be used
 ) -> Programs: # without usage, for genes of which some may be missing in `adata`
     "Weights in the form of `Programs`"
-    weights = _checked_weights(weights, adata)
+    weights = _checked_weights(_wide(weights), adata)
     there = weights.columns.isin(adata.var_names)
     scale = np.full(len(there), np.inf)
     if there.any(): scale[there] = gene_scale(_columns(adata, list(weights.columns[there])))
@@ -343,7 +367,7 @@ def _as_programs(
 
 def adopt_programs(
     adata: ad.AnnData, # prepared screen, log-normalised; not changed
-    programs: Programs | pd.DataFrame | str | Path, # `Programs` of another screen; weights, programs × genes; or the path of saved `Programs` or of weights as .csv or .tsv
+    programs: Programs | pd.DataFrame | str | Path, # `Programs` of another screen; weights, programs × genes or as from `to_frame`; or the path of either, .h5ad, .csv or .tsv
     *,
     min_share: float = 0.5, # smallest share of a program's weight that must be found, 0 to 1
 ) -> Programs: # with the usage of these cells, in the order given

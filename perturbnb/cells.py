@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Cells', 'conditional_gradient', 'conditional_variance']
 
-# %% ../nbs/02_cells.ipynb #9d9b1735
+# %% ../nbs/02_cells.ipynb #31e3d953
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -86,7 +87,7 @@ def _conditional_kernel(spins, fields, h, counts, activity, weights, runs, sums)
                 sums[run, 2, i] += w * (square - mean * mean)
                 sums[run, 3, i] += w * (_log(z) + size - activity[i] * s * s - f * s)
 
-# %% ../nbs/02_cells.ipynb #72ee4320
+# %% ../nbs/02_cells.ipynb #3af37e6b
 def _runs(unit, longest=256):
     "Runs of cells of one unit, at most `longest` cells each: first cell, end, unit; `unit` must be sorted"
     first = np.flatnonzero(np.diff(unit, prepend=-1))
@@ -99,12 +100,16 @@ def _runs(unit, longest=256):
 @cache
 def _libraries(): return ThreadpoolController()
 
+@cache
+def _pool(threads): return ThreadPoolExecutor(threads, thread_name_prefix="perturbnb")
+
+if hasattr(os, "register_at_fork"): os.register_at_fork(after_in_child=_pool.cache_clear)     # threads do not survive a fork
+
 def _over_groups(function, groups):
     "`function` of each group, in threads where there are several; BLAS itself stays on one thread"
     threads = min(get_num_threads(), len(groups))
     with _libraries().limit(limits=1, user_api="blas"):
-        if threads == 1: return [function(group) for group in groups]
-        with ThreadPoolExecutor(threads) as pool: return list(pool.map(function, groups))
+        return [function(group) for group in groups] if threads == 1 else list(_pool(threads).map(function, groups))
 
 # %% ../nbs/02_cells.ipynb #404f9b34
 @dataclass(frozen=True)

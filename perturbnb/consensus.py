@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['Balance', 'find_programs', 'store_programs']
 
-# %% ../nbs/01b_consensus.ipynb #8c64695c
+# %% ../nbs/01b_consensus.ipynb #3e4804e2
 import json
-import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,12 +19,11 @@ from joblib import Parallel, delayed
 from scipy.optimize import linear_sum_assignment
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
-from .common import check_whole, logger, nearest, seeds_for
+from .common import _progress, _stored_values, check_whole, logger, nearest, seeds_for
 from .gene_clusters import _assign, _fit_gram, _fit_spectra
 from .gram import _centre_gram, _checked_matrix, _reference_means, gene_gram, gene_scale
-from .programs import Programs, _check_number, _overlapping, _strengths, _upright, _usage
+from .programs import Programs, _check_flag, _check_number, _check_size, _is_number, _overlapping, _strengths, _upright, _usage
 
 # %% ../nbs/01b_consensus.ipynb #50be0a9b
 Balance = Literal["sqrt", "equal", "proportional", "none"]
@@ -119,15 +117,16 @@ def _groups(
     if not large.all(): logger.info("%d of %d groups have fewer than %d cells; their %d cells do not shape the programs", (~large).sum(), len(large), min_group_cells, sizes[~large].sum())
     return np.where(large, np.cumsum(large) - 1, -1)[codes]
 
-# %% ../nbs/01b_consensus.ipynb #b7a68b0c
+# %% ../nbs/01b_consensus.ipynb #b079003d
 def _prior_labels(
     prior_programs: dict[str, Sequence[str]] | None, # name -> genes
     genes: pd.Index, # genes of the screen
 ) -> np.ndarray: # (n_genes,), number of the prior program, -1 for none
     "Check prior programs and find their genes"
+    if prior_programs is not None and not isinstance(prior_programs, Mapping): raise ValueError(f"prior_programs must be a dict of lists of genes, got {type(prior_programs).__name__}")
     labels = np.full(len(genes), -1)
     for k, (name, members) in enumerate((prior_programs or {}).items()):
-        if isinstance(members, str) or len(members) == 0: raise ValueError(f"prior_programs[{name!r}] must be a list of at least one gene, got {members!r}")
+        if not pd.api.types.is_list_like(members) or len(members) == 0: raise ValueError(f"prior_programs[{name!r}] must be a list of at least one gene, got {members!r}")
         for gene in members:
             if gene not in genes: raise ValueError(f"prior_programs[{name!r}] names {gene!r}, which is no gene of adata; {nearest(gene, genes)}")
             at = genes.get_loc(gene)
@@ -149,7 +148,7 @@ def _perturbed_genes(
     logger.warning("%d of %d genes are perturbed in this screen, too many to leave out: their own transcripts count in the usage of their programs", len(perturbed), len(genes))
     return []
 
-# %% ../nbs/01b_consensus.ipynb #d484100c
+# %% ../nbs/01b_consensus.ipynb #5659b4fa
 def _names(
     order: np.ndarray, # (n_programs,), old numbers in their new order; prior programs have the first old numbers
     prior_names: list[str], # of the prior programs
@@ -178,8 +177,10 @@ def _prepared(
 ) -> _Prepared:
     "Check the screen and take from it what enters"
     if not adata.var_names.is_unique: raise ValueError(f"adata must have unique var_names, {adata.var_names[adata.var_names.duplicated()][0]!r} occurs more than once")
-    if not 0 <= min_cell_fraction <= 1: raise ValueError(f"min_cell_fraction must be a share from 0 to 1, got {min_cell_fraction!r}")
+    if not (_is_number(min_cell_fraction) and 0 <= min_cell_fraction <= 1): raise ValueError(f"min_cell_fraction must be a share from 0 to 1, got {min_cell_fraction!r}")
     X, groups, prior = _checked_matrix(adata.X, "adata.X"), _groups(adata, balance, balance_key, min_group_cells), _prior_labels(prior_programs, adata.var_names)
+    _check_size("adata.X", X)
+    _warn_of_counts(X)
     shaping = groups >= 0
     enters = _entering_genes(adata, _rows(X, shaping), min_cell_fraction) | (prior >= 0)
     X, genes, prior = X if enters.all() else X[:, enters], list(adata.var_names[enters]), prior[enters]
@@ -188,22 +189,21 @@ def _prepared(
     if silent: raise ValueError(f"prior_programs must name genes that vary, {silent[0]!r} does not")
     return _Prepared(X, shaping, groups[shaping], genes, prior, scale)
 
+def _warn_of_counts(
+    X, # (n_cells, n_genes), checked
+) -> None:
+    "Warn where a matrix looks like raw counts: whole numbers only, as `project_programs` refuses, and one above 20"
+    values = _stored_values(X)
+    if values.size and values.max() > 20 and (values[:1_000_000] % 1 == 0).all():
+        logger.warning("adata.X holds whole numbers up to %.0f, as counts do: programs of counts follow the depth of the cells; run prepare_screen first", values.max())
+
 def _rows(X, cells): return X if cells.all() else X[cells]
 
 def _in_memory(adata):
     if not isinstance(adata, ad.AnnData): raise ValueError(f"adata must be an AnnData, got {type(adata).__name__}; onmf takes a matrix")
     return adata.to_memory() if adata.isbacked else adata
 
-# %% ../nbs/01b_consensus.ipynb #f6d9c635
-def _progress(
-    tasks: Iterable, # what is to be gone through
-    description: str, # what it is
-    total: int | None = None, # how many, where `tasks` does not know
-) -> Iterator: # the same
-    "Go through `tasks` with a progress bar on a terminal, with nothing in notebooks and files"
-    return tqdm(tasks, desc=description, total=total, leave=False, disable=sys.stderr is None or not sys.stderr.isatty())
-
-# %% ../nbs/01b_consensus.ipynb #aaa0cd9d
+# %% ../nbs/01b_consensus.ipynb #98eb2fa2
 def _levels(
     adata: ad.AnnData, # log-normalised screen
     X, # matrix of the genes that enter
@@ -253,7 +253,7 @@ def _fit_repeat(
     _, spectra, _, _, converged = _fit_gram(_free_gram(_scaled_gram(X, scale, drawn, *level), free), n_programs, rng=rng, signed=bool(level))
     return spectra.astype(np.float32), converged
 
-# %% ../nbs/01b_consensus.ipynb #bf1bb16e
+# %% ../nbs/01b_consensus.ipynb #7c8095a3
 def _label_by_consensus(
     G: np.ndarray, # (n_genes, n_genes), Gram matrix of the free genes, all cells
     spectra: np.ndarray, # (n_repeats, n_programs, n_genes)
@@ -272,9 +272,21 @@ def _label_by_consensus(
     by_projection, _ = _assign(G, *_fit_spectra(G, labels, np.zeros(len(G)), len(votes)))
     return np.where(votes.any(0), labels, by_projection), stability
 
-# %% ../nbs/01b_consensus.ipynb #270fd408
+# %% ../nbs/01b_consensus.ipynb #eb0828f8
 def _check_jobs(n_jobs):
-    if n_jobs != -1: check_whole("n_jobs, unless it is -1 for all cores,", n_jobs, 1)
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or (n_jobs < 1 and n_jobs != -1):
+        raise ValueError(f"n_jobs must be at least 1, or -1 for all cores, got {n_jobs!r}")
+
+def _check_room(
+    n_programs: int, # number of programs, prior programs included
+    n_prior: int, # prior programs
+    n_genes: int, # genes with any variation, outside prior programs
+    name: str = "n_programs", # the argument's name, for the message
+) -> None:
+    "Refuse a number that does not go with the prior programs"
+    if n_programs < n_prior: raise ValueError(f"{name} must count the {n_prior} prior programs too, got {n_programs}")
+    if n_programs - n_prior > n_genes:
+        raise ValueError(f"prior_programs must leave enough genes for the other programs, they leave {n_genes} that vary for {n_programs - n_prior} more ({name} is {n_programs})")
 
 def find_programs(
     adata: ad.AnnData, # log-normalised screen, cells × genes, in memory or backed
@@ -293,13 +305,13 @@ def find_programs(
     n_jobs: int = 1, # repeats fitted at the same time, -1: as many as there are cores; the result is the same
 ) -> Programs:
     "Consensus gene programs of a screen; raises `ValueError` on bad input or where programs do not come back"
-    check_whole("n_repeats", n_repeats, 1), check_whole("overlap", overlap, 1), _check_jobs(n_jobs)
-    if not density_threshold > 0: raise ValueError(f"density_threshold must be a distance above 0, got {density_threshold!r}")
+    check_whole("n_repeats", n_repeats, 1), check_whole("overlap", overlap, 1), _check_jobs(n_jobs), _check_flag("signed", signed)
+    if not (_is_number(density_threshold) and density_threshold > 0): raise ValueError(f"density_threshold must be a distance above 0, got {density_threshold!r}")
     adata = _in_memory(adata)
     screen, n_prior = _prepared(adata, balance, balance_key, min_group_cells, min_cell_fraction, prior_programs), len(prior_programs or {})
     X, scale, shaping, free = screen.X, screen.scale, _rows(screen.X, screen.shaping), screen.prior < 0
     _check_number(n_programs, shaping.shape[0], int(np.isfinite(scale).sum()))
-    if n_programs < n_prior: raise ValueError(f"n_programs must count the {n_prior} prior programs too, got {n_programs}")
+    _check_room(n_programs, n_prior, int((free & np.isfinite(scale)).sum()))
     weights = _balanced_weights(screen.groups, balance)
     centre, batches = _levels(adata, X, screen.genes) if signed or overlap > 1 else (None, None)
     centring = (centre.to_numpy(), batches[screen.shaping]) if centre is not None else ()
@@ -307,7 +319,6 @@ def find_programs(
     G = _scaled_gram(shaping, scale, weights, *level)
     labels, stability, converged = screen.prior.copy(), np.ones(n_prior), True
     if n_programs > n_prior:
-        _check_number(n_programs - n_prior, shaping.shape[0], int((free & np.isfinite(scale)).sum()))
         with threadpool_limits(limits=None if n_jobs == 1 else 1, user_api="blas"):
             running = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
                 delayed(_fit_repeat)(task, shaping, scale, screen.groups, weights, n_programs - n_prior, free=free, level=level, resample=n_repeats > 1)
@@ -328,11 +339,12 @@ def find_programs(
         names=_names(order, list(prior_programs or {})), genes=screen.genes, scale=scale, left_out=left_out, loss=np.array([np.trace(G) - strength.sum()]),
         explained=strength[order] / np.trace(G), stability=stability[order], converged=converged, centre=centre if signed else None,
         parameters=dict(
-            n_programs=n_programs, n_repeats=n_repeats, signed=signed, overlap=overlap, balance=balance, balance_key=balance_key, min_group_cells=min_group_cells,
+            n_programs=n_programs, discarded=n_programs - len(stability), n_repeats=n_repeats, signed=signed, overlap=overlap,
+            balance=balance, balance_key=balance_key, min_group_cells=min_group_cells,
             cells_not_shaping=int((~screen.shaping).sum()), min_cell_fraction=min_cell_fraction, density_threshold=density_threshold,
             prior_programs={name: list(members) for name, members in (prior_programs or {}).items()}, seed=seed))
 
-# %% ../nbs/01b_consensus.ipynb #e972181b
+# %% ../nbs/01b_consensus.ipynb #bc7b4673
 def store_programs(
     adata: ad.AnnData, # the screen the programs were found in
     programs: Programs, # from `find_programs`

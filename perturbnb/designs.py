@@ -36,7 +36,7 @@ class Design:
         kinds = ", ".join(f"{n} {kind}" for kind, n in self.terms["kind"].value_counts(sort=False).items())
         return f"Design: {what} × {len(self.terms)} terms ({kinds}), {int(self.terms['shrunk'].sum())} of them shrunk"
 
-# %% ../nbs/02_designs.ipynb #0af37048
+# %% ../nbs/02_designs.ipynb #9a31393e
 def _boolean(column):
     "`if_control` as bool, from bool or from 0/1; raises `ValueError` on anything else"
     if column.dtype == bool: return column.to_numpy()
@@ -44,11 +44,16 @@ def _boolean(column):
     if not values.isin([0, 1]).all(): raise ValueError(f"samples['if_control'] must be bool, got {column.unique()[:3].tolist()}")
     return values.to_numpy().astype(bool)
 
+def _check_known(name, values, of):
+    "Raise `ValueError` where a value is missing"
+    missing = pd.isna(values)
+    if missing.any(): raise ValueError(f"{name} must be known for every {of}, got {missing.sum()} missing")
+
 def _guides_and_controls(samples):
     "Guide of each row as str, and whether it is a control; a guide cannot be both"
     for column in ("guide", "if_control"):
         if column not in samples: raise ValueError(f"samples must have a column {column!r}; {nearest(column, samples.columns)}")
-    if samples["guide"].isna().any(): raise ValueError(f"samples['guide'] must be known for every row, got {samples['guide'].isna().sum()} missing")
+    _check_known("samples['guide']", samples["guide"], "row")
     guide, control = samples["guide"].astype(str), _boolean(samples["if_control"])
     both = set(guide[control]) & set(guide[~control])
     if both: raise ValueError(f"samples['if_control'] must be the same in all rows of a guide, got both for {min(both)!r}")
@@ -56,7 +61,7 @@ def _guides_and_controls(samples):
 
 def _batch_levels(batch, control):
     "Batches in order, the first that holds controls in front"
-    levels = sorted(batch.unique())
+    levels = sorted(batch.dropna().unique())
     with_controls = [name for name in levels if control[(batch == name).to_numpy()].any()]
     return sorted(levels, key=lambda name: name != with_controls[0]) if with_controls else levels
 
@@ -70,7 +75,7 @@ def _joined(blocks, rows, row_of_cell=None, dense=True):
     if not terms.index.is_unique: raise ValueError(f"terms must have different names, got {terms.index[terms.index.duplicated()][0]!r} twice")
     return Design(matrix.toarray() if dense else matrix, terms, rows, row_of_cell)
 
-# %% ../nbs/02_designs.ipynb #69f34e20
+# %% ../nbs/02_designs.ipynb #7f113541
 def _incidence(labels, control, separator):
     "Which guides are in each row (CSR), and the names of those that are no controls"
     codes, distinct = pd.factorize(np.asarray(labels, dtype=object))
@@ -82,6 +87,21 @@ def _incidence(labels, control, separator):
     table = sparse.csr_array((np.ones(len(pairs)), tuple(np.array(pairs, int).reshape(-1, 2).T)), (len(parts), len(names)))
     return table[codes], names
 
+def _named_pairs(incidence, names, interactions):
+    "Columns of the pairs asked for; raises `ValueError` on a pair that can have no term of its own"
+    if isinstance(interactions, str) or np.ndim(interactions) == 0: raise ValueError(f"interactions must be True, False or pairs of guides such as ('A', 'B'), got {interactions!r}")
+    pairs = []
+    for pair in interactions:
+        if isinstance(pair, str) or np.shape(pair) != (2,): raise ValueError(f"interactions must be pairs of guides such as ('A', 'B'), got {pair!r}")
+        for name in pair:
+            if name not in names: raise ValueError(f"interactions must be pairs of guides, got {name!r}; {nearest(name, names)}")
+        i, j = map(names.index, pair)
+        if i == j: raise ValueError(f"interactions must be pairs of different guides, got {pair!r}")
+        if (i, j) in pairs or (j, i) in pairs: raise ValueError(f"interactions must name every pair once, in either order; got {pair!r} again")
+        if not incidence[:, [i]].multiply(incidence[:, [j]]).nnz: raise ValueError(f"interactions must be pairs that some row carries, got {pair!r}, which none does")
+        pairs.append((i, j))
+    return pairs
+
 def _guide_blocks(incidence, names, interactions, min_cells=1):
     "Columns and terms of guides, and of their pairs where asked for"
     blocks = [(incidence, [(f"guide[{name}]", "guide", name, True) for name in names])]
@@ -89,10 +109,7 @@ def _guide_blocks(incidence, names, interactions, min_cells=1):
     if interactions is True:
         together = sparse.triu(incidence.T @ incidence, 1).tocoo()
         pairs = sorted((int(i), int(j)) for i, j, n in zip(together.row, together.col, together.data) if n >= min_cells)
-    else:
-        unknown = [name for pair in interactions for name in pair if name not in names]
-        if unknown: raise ValueError(f"interactions must be pairs of guides, got {unknown[0]!r}; {nearest(unknown[0], names)}")
-        pairs = [(names.index(a), names.index(b)) for a, b in interactions]
+    else: pairs = _named_pairs(incidence, names, interactions)
     if pairs:
         columns = sparse.hstack([incidence[:, [i]].multiply(incidence[:, [j]]) for i, j in pairs])
         blocks.append((columns, [(f"guide[{names[i]}]:guide[{names[j]}]", "interaction", f"{names[i]}+{names[j]}", True) for i, j in pairs]))
@@ -103,7 +120,7 @@ def _batch_block(batch, control):
     names = _batch_levels(batch, control)[1:]
     return np.column_stack([np.zeros((len(batch), 0)), *((batch == name).to_numpy(float) for name in names)]), [(f"batch[{name}]", "batch", "", False) for name in names]
 
-# %% ../nbs/02_designs.ipynb #6455553d
+# %% ../nbs/02_designs.ipynb #29127c33
 def screen_design(
     samples: pd.DataFrame, # index sample_id; columns guide, if_control and, where there are batches, batch
     *,
@@ -115,7 +132,9 @@ def screen_design(
     guide, control = _guides_and_controls(samples)
     if interactions and separator is None: raise ValueError("interactions needs separator, the text between the guides of a combination")
     blocks = [(np.ones((len(samples), 1)), [("intercept", "intercept", "", False)])]
-    if "batch" in samples: blocks.append(_batch_block(samples["batch"].astype(str), control))
+    if "batch" in samples:
+        _check_known("samples['batch']", samples["batch"], "row")
+        blocks.append(_batch_block(samples["batch"].astype(str), control))
     for name in covariates:
         if name not in samples: raise ValueError(f"covariates must be columns of samples, got {name!r}; {nearest(name, samples.columns)}")
         check_finite(f"samples[{name!r}]", samples[name].to_numpy())
@@ -131,7 +150,7 @@ def free_design(
     terms = _table_of_terms([(f"sample[{name}]", "sample", own, False) for name, own in zip(samples.index, guide)])
     return Design(np.eye(len(samples)), terms, samples.index)
 
-# %% ../nbs/02_designs.ipynb #b97f9356
+# %% ../nbs/02_designs.ipynb #9bb72f9d
 def _distinct_rows(matrix):
     "The different rows of a sparse matrix, and which of them each row is"
     matrix = sparse.csr_array(matrix)
@@ -143,10 +162,11 @@ def _distinct_rows(matrix):
 
 def _covariate_blocks(covariates, n_cells):
     "Standardised numbers, and categories without their first"
+    if not isinstance(covariates, pd.DataFrame): raise ValueError(f"covariates must be a DataFrame, cells × covariates, got {type(covariates).__name__}")
     if len(covariates) != n_cells: raise ValueError(f"covariates must have one row per cell ({n_cells}), got {len(covariates)}")
     for name in covariates.columns:
         values = covariates[name]
-        if values.isna().any(): raise ValueError(f"covariates[{name!r}] must be known for every cell, got {values.isna().sum()} missing")
+        _check_known(f"covariates[{name!r}]", values, "cell")
         if values.nunique() < 2: raise ValueError(f"covariates[{name!r}] must vary, got {values.iloc[0]!r} in every cell")
         if pd.api.types.is_numeric_dtype(values):
             numbers = values.to_numpy(float)
@@ -170,7 +190,7 @@ def _guide_table(guides, names):
     table.eliminate_zeros()
     return table, [str(name) for name in names]
 
-# %% ../nbs/02_designs.ipynb #7f1c5835
+# %% ../nbs/02_designs.ipynb #2fce50da
 def cell_design(
     guides, # (n_cells,) labels such as "A+B", or (n_cells, n_guides) of 0 and 1: a DataFrame, or an array or sparse matrix with `names`
     *,
@@ -195,29 +215,31 @@ def cell_design(
     blocks = [(np.ones((n_cells, 1)), [("intercept", "intercept", "", False)])]
     if batch is not None:
         if len(batch) != n_cells: raise ValueError(f"batch must have one entry per cell ({n_cells}), got {len(batch)}")
-        blocks.append(_batch_block(pd.Series(np.asarray(batch)).astype(str), is_reference))
+        batch = pd.Series(np.asarray(batch, dtype=object))
+        _check_known("batch", batch, "cell")
+        blocks.append(_batch_block(batch.astype(str), is_reference))
     if covariates is not None: blocks.extend(_covariate_blocks(covariates, n_cells))
     design = _joined([*blocks, *_guide_blocks(incidence[:, own], [names[j] for j in own], interactions, min_cells)], pd.RangeIndex(n_cells), dense=False)
     rows, row_of_cell = _distinct_rows(design.matrix)
     return Design(rows, design.terms, pd.RangeIndex(rows.shape[0]), row_of_cell)
 
-# %% ../nbs/02_designs.ipynb #44b749ea
+# %% ../nbs/02_designs.ipynb #cbeb104d
 def _as_categories(table):
     "Guide, target and batch as categories with the reference first"
     table, control = table.copy(), _boolean(table["if_control"]) if "if_control" in table else np.zeros(len(table), bool)
     for column in ("guide", "target_gene"):
         if column in table:
-            values = table[column].astype(str).mask(control, "(controls)")
-            table[column] = pd.Categorical(values, ["(controls)", *values[~control].unique()])
+            values = table[column].astype(str).where(table[column].notna(), np.nan).mask(control, "(controls)")      # what is missing stays missing, and is named if it is used
+            table[column] = pd.Categorical(values, ["(controls)", *values[~control].dropna().unique()])
     if "batch" in table:
-        values = table["batch"].astype(str)
+        values = table["batch"].astype(str).where(table["batch"].notna(), np.nan)
         table["batch"] = pd.Categorical(values, _batch_levels(values, control))
     return table
 
 def _model_matrix(formula, table):
     "formulaic's sparse matrix; its complaints as `ValueError`"
     try: variables = {str(name) for name in formulaic.Formula(formula).required_variables}
-    except (FormulaicError, AttributeError) as error: raise ValueError(f"design must be a formula that can be read, got {formula!r}: {str(error).splitlines()[0]}") from error
+    except (FormulaicError, AttributeError, SyntaxError) as error: raise ValueError(f"design must be a formula that can be read, got {formula!r}: {str(error).splitlines()[0]}") from error
     unknown = sorted(variables - set(map(str, table.columns)))
     if unknown: raise ValueError(f"design must use columns of the table, {formula!r} uses {unknown[0]!r}; {nearest(unknown[0], table.columns)}")
     missing = [name for name in sorted(variables) if table[name].isna().any()]
@@ -297,8 +319,9 @@ def _circuits(matrix):
 
 def _listed(names, most=6): return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
-# %% ../nbs/02_designs.ipynb #a24e4cc7
+# %% ../nbs/02_designs.ipynb #2c562b3c
 _MOST_TERMS = 4000 # beyond this the circuits are not looked for: the Gram matrix of the terms would be too large
+_MOST_SETS = 3 # of terms that cannot be told apart: named in the warning
 
 def check_identified(
     design: Design,
@@ -315,15 +338,19 @@ def check_identified(
         if len(names) == 1: raise ValueError(f"design has the term {names[0]}, which is zero in every row")
         raise ValueError(f"design cannot tell these terms apart, each is a combination of the others: {_listed(names)}. Leave one out, or have it shrunk")
     found = [list(terms.index[circuit]) for circuit in _circuits(design.matrix)]
-    guides = set(terms.index[terms["kind"] == "guide"])
+    mean, nested, apart = [], [], []
     for names in found:
-        if "intercept" in names and guides and guides <= set(names):
-            logger.info("no controls: the coefficients of guides are relative to their own mean")
-        else: logger.warning("the design cannot tell apart: %s. Shrinkage decides how they share what they have in common%s", _listed(names), _advice(names, terms))
+        kinds = set(terms.loc[names, "kind"])
+        (nested if kinds == {"target", "guide"} else mean if "intercept" in kinds and kinds <= {"intercept", "target", "guide"} else apart).append(names)
+    if mean: logger.info("no controls: the coefficients of guides are relative to their own mean")
+    if nested: logger.info("%d targets are the sum of their guides: shrinkage shares an effect between the target and its guides", len(nested))
+    if apart:
+        what, more = "; ".join(_listed(names) + _advice(names, terms) for names in apart[:_MOST_SETS]), len(apart) - _MOST_SETS
+        logger.warning("the design cannot tell apart: %s%s. Shrinkage decides how they share what they have in common", what, f"; and {more} more such sets" if more > 0 else "")
     return found
 
 def _advice(names, terms):
     "What a confounded batch lacks"
     batches = [name for name in names if terms.at[name, "kind"] == "batch"]
     if not batches or not any(terms.at[name, "kind"] == "guide" for name in names): return ""
-    return f"; {' and '.join(batches)} {'has' if len(batches) == 1 else 'have'} neither controls nor guides that are also elsewhere"
+    return f" ({' and '.join(batches)} {'has' if len(batches) == 1 else 'have'} neither controls nor guides that are also elsewhere)"

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from .common import seeds_for
 from .conditionals import Cells, Fit, Penalty, conditional_gradient, conditional_variance, fit_conditionals
 
-# %% ../nbs/02_evidence.ipynb #f595d4b5
+# %% ../nbs/02_evidence.ipynb #85d17f4b
 def pulled(
     to_zero: np.ndarray, # strength of the pull to zero
     to_prior: np.ndarray, # strength of the pull to `prior`
@@ -44,6 +44,12 @@ class Problem:
     h_l2: float
     floor: float # pull on what is otherwise free, `FLOOR` cells of average weight
     directed: bool
+
+    def rescaled(self, scale: float) -> "Problem":
+        "The same problem with everything that is summed divided by `scale`"
+        cells = replace(self.cells, weights=self.cells.weights / scale)
+        parts = {name: getattr(self, name) / scale for name in ("J_l2", "J_l1", "B_l2", "l1_response", "h_l2", "floor")}
+        return replace(self, cells=cells, **parts)
 
     @property
     def kinds(self) -> list[str]: # of terms that are shrunk
@@ -99,7 +105,7 @@ def coefficient_variance(
             result[~eliminated, i], result[eliminated, i] = _variance_by_elimination(free, own, v, p[~eliminated], p[eliminated])
     return result
 
-# %% ../nbs/02_evidence.ipynb #6fa714eb
+# %% ../nbs/02_evidence.ipynb #952a51f7
 def empirical_bayes(
     problem: Problem,
     *,
@@ -109,6 +115,10 @@ def empirical_bayes(
     most_updates: int = 25,
 ) -> tuple[dict[str, float], list[Fit]]: # strength of each kind of terms, in cells; the fits on the way
     "The strengths at which the cells are most probable"
+    scale = problem.cells.weights.mean()
+    if not np.isclose(scale, 1.):                                  # evidence is counted in cells, however they are weighed
+        found, fits = empirical_bayes(problem.rescaled(scale), l1_J=l1_J / scale, tol=tol, max_iter=max_iter, most_updates=most_updates)
+        return {kind: strength * scale for kind, strength in found.items()}, fits
     strength, fits, settled, cells = dict.fromkeys(problem.kinds, 1.), [], not problem.kinds, problem.cells.arranged()
     while not settled and len(fits) < most_updates:
         fits.append(problem.fit(strength, l1_J, tol=tol, max_iter=max_iter, start=(fits[-1].J, fits[-1].B) if fits else None, cells=cells))

@@ -16,7 +16,7 @@ from .goodness import Comparison, HeldOut, ModelCheck, NullEdges, Replicates
 from .network import SpinNetwork
 from .plots import NEGATIVE, POSITIVE, _canvas, _canvases, style
 
-# %% ../nbs/05a_fit_plots.ipynb #22cec4aa
+# %% ../nbs/05a_fit_plots.ipynb #0cc3064c
 def plot_comparison(
     comparison: Comparison, # means, pairs or triples of `compare_with_model`
     *,
@@ -25,12 +25,16 @@ def plot_comparison(
     "One statistic, observed against the model"
     with style():
         ax = _canvas(ax, (3.2, 3))
+        if not len(comparison.data):
+            ax.set(xlabel="model", ylabel="observed", xticks=[], yticks=[], title=f"{comparison.statistic}:\nnone to compare")
+            return ax
+        few = len(comparison.data) <= 30
         both = np.concatenate([comparison.data, comparison.model])
-        room = 0.05 * np.ptp(both) + 1e-9
+        room = (0.2 if few else 0.05) * np.ptp(both) + 1e-9
         limits = (both.min() - room, both.max() + room)
         ax.axline((0, 0), slope=1, color="0.7", lw=1, zorder=0)
         if len(comparison.data) > 2000: ax.hexbin(comparison.model, comparison.data, gridsize=40, bins="log", mincnt=1, cmap="Blues", lw=0, extent=(*limits, *limits))
-        else: ax.scatter(comparison.model, comparison.data, s=8, color=NEGATIVE, alpha=0.5, lw=0)
+        else: ax.scatter(comparison.model, comparison.data, s=24 if few else 8, color=NEGATIVE, alpha=0.9 if few else 0.5, lw=0)
         ax.set(xlabel="model", ylabel="observed", xlim=limits, ylim=limits,
                title=f"{comparison.statistic}: {comparison.variance_explained:.0%} explained\n({comparison.attainable:.0%} attainable)")
     return ax
@@ -87,7 +91,7 @@ def plot_replicates(
             ax.set(xlabel=f"replicate {a}", ylabel=f"replicate {b}", title=f"{title}, r = {agreement[r]:.2f}")
     return axes
 
-# %% ../nbs/05a_fit_plots.ipynb #23be7678
+# %% ../nbs/05a_fit_plots.ipynb #6785d67b
 def plot_null_edges(
     null: NullEdges, # of `null_edges`
     network: SpinNetwork, # the network of the same cells
@@ -96,7 +100,7 @@ def plot_null_edges(
 ) -> Axes:
     "Strength of couplings, found and by chance"
     with style():
-        ax = _canvas(ax, (4.2, 2.6))
+        ax = _canvas(ax, (4.2, 3.1))
         found = network.to_frame()["J"].abs().to_numpy()
         bins = np.linspace(0, max(found.max(), null.values.max()) * 1.02, 40)
         ax.hist(null.values.ravel(), bins, density=True, color="0.75", label="spins shuffled within samples")
@@ -104,10 +108,10 @@ def plot_null_edges(
         else: ax.plot(found, np.full(len(found), 0.03), "|", color=POSITIVE, ms=9, mew=1.5, transform=ax.get_xaxis_transform(), label="network, edge by edge")
         ax.axvline(null.threshold, color="black", lw=1, ls="--", label=f"threshold {null.threshold:.2f}: {(found > null.threshold).sum()} of {len(found)} edges above")
         ax.set(xlabel="|J|", ylabel="density")
-        ax.legend(fontsize=7)
+        ax.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1))
     return ax
 
-# %% ../nbs/05a_fit_plots.ipynb #dd834540
+# %% ../nbs/05a_fit_plots.ipynb #fcdc839c
 def precision_recall(
     score: np.ndarray, # (n_edges,), the larger the surer
     truth: np.ndarray, # (n_edges,) bool
@@ -140,5 +144,5 @@ def plot_precision_recall(
         share = np.mean(truth)
         ax.axhline(share, color="0.7", lw=1, ls=":", label=f"guessing: {share:.2f}")
         ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
-        ax.legend(fontsize=7, title="area under the curve", title_fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
+        ax.legend(fontsize=9, title="area under the curve", title_fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1))
     return ax

@@ -289,7 +289,7 @@ def _recut(
     labels, spectra, *_ = _em(G, np.where(parts >= 0, np.searchsorted(present, parts), -1), len(present), max_iter=5)
     return _merge(G, labels, spectra, n_programs)
 
-# %% ../nbs/01_gene_clusters.ipynb #e4cde410
+# %% ../nbs/01_gene_clusters.ipynb #f6697031
 @threadpool_limits.wrap(limits=1, user_api="blas")                        # many small products: threads would only wait for each other
 def _fit_gram(
     G, # (n_genes, n_genes), array or ImplicitGram
@@ -315,9 +315,11 @@ def _fit_gram(
     with ThreadPoolExecutor(n_threads) as pool:
         starts = list(pool.map(lambda stream: _start(rough, points, n_programs, stream, signed), rng.spawn(n_init)))
     labels, spectra, strength, losses, converged = _settle(G, min(starts, key=lambda fit: fit[3][-1])[0], n_programs, max_iter=max_iter, tol=tol)
-    while n_programs > 1:
+    rounding = 1e-9 * _norms(G).sum(dtype=float)
+    for cut in range(max_iter if n_programs > 1 else 0):
         tried = _settle(G, _recut(rough, labels, n_programs), n_programs, max_iter=max_iter, tol=tol)
-        if tried[3][-1] >= losses[-1] * (1 - 1e-6): break
+        if losses[-1] - tried[3][-1] <= max(1e-6 * losses[-1], rounding): break
         losses += [loss for loss in tried[3] if loss < losses[-1]]
         labels, spectra, strength, _, converged = tried
+        converged = converged and cut + 1 < max_iter
     return labels, spectra, strength, losses, converged

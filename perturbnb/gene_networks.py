@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GeneSpins', 'gene_spins', 'PriorNetwork', 'prior_network', 'known_interventions', 'infer_gene_network']
 
-# %% ../nbs/02c_gene_networks.ipynb #934679f8
+# %% ../nbs/02c_gene_networks.ipynb #20a9d9f0
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +15,11 @@ import pandas as pd
 from scipy import sparse
 
 from .common import check_finite, logger, nearest
+from .designs import _boolean
 from .levels import Levels, fit_levels
 from .network import SpinNetwork, infer_network
 
-# %% ../nbs/02c_gene_networks.ipynb #7554b737
+# %% ../nbs/02c_gene_networks.ipynb #15472402
 @dataclass(frozen=True, eq=False, repr=False)
 class GeneSpins:
     "Levels of single genes"
@@ -37,6 +38,7 @@ def gene_spins(
     min_cell_fraction: float = 0.02, # genes seen in fewer cells are left out
 ) -> GeneSpins:
     "Spins of single genes; raises `ValueError` on genes that are not measured, or where none is left"
+    if not isinstance(adata, ad.AnnData): raise ValueError(f"adata must be an AnnData, cells × genes, got {type(adata).__name__}")
     if not 0 <= min_cell_fraction < 1: raise ValueError(f"min_cell_fraction must lie between 0 and 1, got {min_cell_fraction!r}")
     if layer is not None and layer not in adata.layers: raise ValueError(f"layer must name a layer, got {layer!r}; {nearest(layer, adata.layers)}")
     names = [str(gene) for gene in (adata.var_names if genes is None else genes)]
@@ -58,7 +60,7 @@ def gene_spins(
     for column, level in (("low", -1), ("middle", 0), ("high", 1)): table.loc[kept, column] = (spins == level).mean(0)
     return GeneSpins(spins, levels.names, levels, table)
 
-# %% ../nbs/02c_gene_networks.ipynb #8da2bd63
+# %% ../nbs/02c_gene_networks.ipynb #d6cbd50b
 @dataclass(frozen=True, eq=False, repr=False)
 class PriorNetwork:
     "What a table of regulators says about pairs of genes"
@@ -76,20 +78,13 @@ def prior_network(
     directed: bool = True, # False: what is known of one direction counts for both
 ) -> PriorNetwork:
     "Mask and values of a prior from a table of edges; raises `ValueError` where it names none of the genes"
-    needed = ["regulator", "regulated", *([weight] if weight else [])]
-    for column in needed:
-        if column not in edges: raise ValueError(f"edges must have a column {column!r}; {nearest(column, edges.columns)}")
+    if isinstance(size, (str, bool)) or not np.isfinite(size): raise ValueError(f"size must be a finite number, got {size!r}")
     names = [str(name) for name in names]
-    at = pd.Index(names)
-    table = edges[needed].astype({"regulator": str, "regulated": str})
-    i, j = at.get_indexer(table["regulated"]), at.get_indexer(table["regulator"])
-    known = (i >= 0) & (j >= 0) & (i != j)
-    if not known.any(): raise ValueError(f"edges must join genes of the network, none of {len(table)} does; the first is {table.iloc[0, :2].tolist() if len(table) else 'missing'}")
+    table, i, j, known = _edges_between("edges", edges, names, weight)
     if not known.all(): logger.info("%d of %d edges of the prior join genes that are not in the network, or a gene with itself", (~known).sum(), len(table))
     mask, values = np.zeros((len(names),) * 2, bool), np.full((len(names),) * 2, np.nan)
     mask[i[known], j[known]] = True
     if weight:
-        check_finite(f"edges[{weight!r}]", table[weight].to_numpy())
         means = table[known].assign(i=i[known], j=j[known]).groupby(["i", "j"])[weight].mean()      # a pair named twice counts with its mean
         values[tuple(np.array(means.index.to_list()).T)] = size * means
     if not directed:
@@ -99,7 +94,21 @@ def prior_network(
         values = np.where(seen.any(0), np.nansum(both, axis=0) / np.maximum(seen.sum(0), 1), np.nan)
     return PriorNetwork(pd.DataFrame(mask, names, names), pd.DataFrame(values, names, names))
 
-# %% ../nbs/02c_gene_networks.ipynb #f1eecfe3
+def _edges_between(argument, edges, names, weight):
+    "Table of edges, the position of regulated gene and regulator of each, and whether it joins two genes of the network"
+    if not isinstance(edges, pd.DataFrame): raise ValueError(f"{argument} must be a DataFrame with columns 'regulator' and 'regulated', got {type(edges).__name__}")
+    needed, at = ["regulator", "regulated", *([weight] if weight else [])], pd.Index(names)
+    for column in needed:
+        if column not in edges: raise ValueError(f"{argument} must have a column {column!r}; {nearest(column, edges.columns)}")
+    if not at.is_unique: raise ValueError(f"names must be different, got {at[at.duplicated()][0]!r} twice")
+    table = edges[needed].astype({"regulator": str, "regulated": str})
+    if weight: check_finite(f"{argument}[{weight!r}]", table[weight].to_numpy())
+    i, j = at.get_indexer(table["regulated"]), at.get_indexer(table["regulator"])
+    known = (i >= 0) & (j >= 0) & (i != j)
+    if not known.any(): raise ValueError(f"{argument} must join genes of the network, none of {len(table)} does; the first is {table.iloc[0, :2].tolist() if len(table) else 'missing'}")
+    return table, i, j, known
+
+# %% ../nbs/02c_gene_networks.ipynb #98b413e3
 def known_interventions(
     samples: pd.DataFrame, # index sample_id; target_gene, if_control
     names: Sequence[str], # genes of the network
@@ -110,12 +119,12 @@ def known_interventions(
     for column in ("target_gene", "if_control", *([sign] if isinstance(sign, str) else [])):
         if column not in samples: raise ValueError(f"samples must have a column {column!r}; {nearest(column, samples.columns)}")
     signs = samples[sign] if isinstance(sign, str) else pd.Series(sign, samples.index)
-    hit = samples["target_gene"].astype(str).isin([str(name) for name in names]) & ~samples["if_control"].astype(bool)
+    hit = samples["target_gene"].astype(str).isin([str(name) for name in names]) & ~_boolean(samples["if_control"])
     if not hit.any(): raise ValueError(f"names must hold a gene that was perturbed, got none of the {samples['target_gene'].nunique()} targets")
-    if not signs[hit].isin([-1, 1]).all(): raise ValueError(f"sign must be -1 or 1 in every sample of a gene of the network, got {signs[hit][~signs[hit].isin([-1, 1])].iloc[0]!r}")
+    if not signs[hit].isin([-1, 1]).all(): raise ValueError(f"sign must be -1 or 1 in every sample of a gene of the network, got {signs[hit][~signs[hit].isin([-1, 1])].tolist()[0]!r}")
     return {str(name): {str(target): int(value)} for name, target, value in zip(samples.index[hit], samples["target_gene"][hit], signs[hit])}
 
-# %% ../nbs/02c_gene_networks.ipynb #c5db61eb
+# %% ../nbs/02c_gene_networks.ipynb #bb5dfb08
 def infer_gene_network(
     adata: ad.AnnData, # X log-normalised; obs[sample_key], and uns["perturbnb"]["samples"] where `prepare_screen` made it
     genes: Sequence[str] | None = None, # which; None: all
@@ -129,10 +138,13 @@ def infer_gene_network(
     **options, # of infer_network
 ) -> tuple[SpinNetwork, GeneSpins]:
     "Network of single genes, and the spins it was learned from; raises `ValueError` as its parts do"
+    if not isinstance(adata, ad.AnnData): raise ValueError(f"adata must be an AnnData, cells × genes, got {type(adata).__name__}")
+    if "names" in options: raise ValueError("names are those of the genes: choose them with genes=, got names=")
     if sample_key not in adata.obs: raise ValueError(f"sample_key must be a column of obs, got {sample_key!r}; {nearest(sample_key, adata.obs.columns)}")
     if weight is not None and prior is None: raise ValueError("weight names a column of prior, and there is no prior")
     levels = gene_spins(adata, genes, layer=layer, min_cell_fraction=min_cell_fraction)
     if prior is not None:
+        _edges_between("prior", prior, levels.names, weight)
         known = prior_network(prior, levels.names, weight=weight, directed=directed)
         options = {"J_prior_mask": known.mask} | ({"J_prior": known.values} if weight else {}) | options
     samples = options.pop("samples", adata.uns.get("perturbnb", {}).get("samples"))

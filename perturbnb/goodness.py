@@ -6,7 +6,7 @@
 __all__ = ['Comparison', 'ModelCheck', 'compare_with_model', 'log_pseudo_likelihood', 'fit_quality', 'HeldOut', 'held_out_fit',
            'Replicates', 'replicate_agreement', 'NullEdges', 'null_edges']
 
-# %% ../nbs/02a_fit_quality.ipynb #e77e588c
+# %% ../nbs/02a_fit_quality.ipynb #84af737e
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,10 +17,12 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from .common import check_whole, logger, nearest, seeds_for
+from .designs import _boolean
+from .gram import _n_threads
 from .model import all_states, check_spins, conditional_probabilities, energy, gibbs_sample
 from .network import SpinNetwork, infer_network
 
-# %% ../nbs/02a_fit_quality.ipynb #99c23adc
+# %% ../nbs/02a_fit_quality.ipynb #4d93bf31
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     "A statistic of observed cells beside the same of the model"
@@ -33,7 +35,7 @@ class Comparison:
     def _share(self, seen):
         if not self.weights.any(): return np.nan
         spread = self.weights @ (seen - self.weights @ seen / self.weights.sum()) ** 2
-        return 1 - self.weights @ (seen - self.model) ** 2 / spread if spread > 0 else np.nan
+        return 1 - self.weights @ (seen - self.model) ** 2 / spread if spread > 1e-24 * (self.weights @ seen**2) else np.nan     # below it is rounding
 
     @property
     def variance_explained(self) -> float: return self._share(self.data)            # at most 1, negative for a model worse than the mean
@@ -69,16 +71,32 @@ class ModelCheck:
 
     def __repr__(self): return "\n".join(map(repr, (self.means, self.pairs, self.triples)))
 
-# %% ../nbs/02a_fit_quality.ipynb #1459db62
+# %% ../nbs/02a_fit_quality.ipynb #cce60dfe
+def _sample_names(sample_id, n_cells):
+    "The sample of each cell as str; raises `ValueError` where it is missing, or there are more or fewer of them than cells"
+    sample_id = pd.Series(sample_id)
+    if len(sample_id) != n_cells: raise ValueError(f"sample_id must have one entry per cell ({n_cells}), got {len(sample_id)}")
+    if sample_id.isna().any(): raise ValueError(f"sample_id must not be missing, got {sample_id.isna().sum()} NaN")
+    return sample_id.astype(str).to_numpy(dtype=object)
+
+def _known_rows(sample_id, index):
+    "Where each sample stands in the index of samples; raises `ValueError` where it does not"
+    if not index.is_unique: raise ValueError(f"samples must have a unique index, got {index[index.duplicated()][0]!r} twice")
+    row = index.astype(str).get_indexer(sample_id)
+    if (row < 0).any(): raise ValueError(f"sample_id must stand in the index of samples, got {sample_id[row < 0][0]!r}; {nearest(sample_id[row < 0][0], index)}")
+    return row
+
+def _cells_of_network(network, spins):
+    "Spins as int8; raises `ValueError` unless there is a network, with as many spins"
+    if not isinstance(network, SpinNetwork): raise ValueError(f"network must be a SpinNetwork, as infer_network returns it, got {type(network).__name__}")
+    spins = check_spins(spins)
+    if spins.shape[1] != len(network.names): raise ValueError(f"spins must have {len(network.names)} columns as the network, got {spins.shape[1]}")
+    return spins
+
 def _checked_cells(network, spins, sample_id):
     "Spins, and the row of the network's samples that each cell belongs to; raises `ValueError` where they do not fit the network"
-    spins, sample_id = check_spins(spins), pd.Series(np.asarray(sample_id))
-    if spins.shape[1] != len(network.names): raise ValueError(f"spins must have {len(network.names)} columns as the network, got {spins.shape[1]}")
-    if len(sample_id) != len(spins): raise ValueError(f"sample_id must have one entry per cell ({len(spins)}), got {len(sample_id)}")
-    known, sample_id = network.samples.index.astype(str), sample_id.astype(str)
-    row = known.get_indexer(sample_id)
-    if (row < 0).any(): raise ValueError(f"sample_id must stand in the index of samples, got {sample_id[row < 0].iloc[0]!r}; {nearest(sample_id[row < 0].iloc[0], known)}")
-    return spins, row
+    spins = _cells_of_network(network, spins)
+    return spins, _known_rows(_sample_names(sample_id, len(spins)), network.samples.index)
 
 def _subset(n, order, most, seed):
     "All combinations of `order` of `n` spins, or `most` of them drawn at random"
@@ -130,7 +148,7 @@ def _third_cumulants(spins, row, weights, triples):
         total += factor[cells] @ (centred[:, triples[:, 0]] * centred[:, triples[:, 1]] * centred[:, triples[:, 2]])
     return total / weights[n > 2].sum() if (n > 2).any() else np.full(len(triples), np.nan)
 
-# %% ../nbs/02a_fit_quality.ipynb #f82904f9
+# %% ../nbs/02a_fit_quality.ipynb #12990050
 def compare_with_model(
     network: SpinNetwork, # a fitted network
     spins: np.ndarray, # (n_cells, n_spins), the cells it was fitted to, or others of the same samples
@@ -145,7 +163,8 @@ def compare_with_model(
     spins, row = _checked_cells(network, spins, sample_id)
     present, row = np.unique(row, return_inverse=True)
     h, n = network.h[present], np.bincount(row)
-    pairs, triples = _subset(spins.shape[1], 2, max_values, seed), _subset(spins.shape[1], 3, max_values, seed)
+    most = check_whole("max_values", max_values, 1)
+    pairs, triples = _subset(spins.shape[1], 2, most, seed), _subset(spins.shape[1], 3, most, seed)
     own = _sample_statistics(spins, row, n, pairs, triples)
     many = np.repeat(np.arange(len(n)), np.maximum(n, check_whole("n_drawn", n_drawn, 2)))
     if len(network.J) <= 10 and np.allclose(network.J, network.J.T):
@@ -163,6 +182,7 @@ def _comparison(statistic, data, model, perfect, n):
     "Without the values that too few cells leave undefined"
     weights = np.broadcast_to(n[:, None], data.shape) if data.ndim == 2 else np.full(data.shape, n.sum())
     known = np.isfinite(data) & np.isfinite(perfect)
+    if not known.any(): logger.warning("there are no %s to compare: pairs take two spins and samples of two cells, triples three of each", statistic)
     return Comparison(statistic, *(np.asarray(values, dtype=np.float64)[known] for values in (data, model, perfect, weights)))
 
 # %% ../nbs/02a_fit_quality.ipynb #70d9d065
@@ -238,7 +258,7 @@ def _folds(row, n_folds, seed):
     fold[shuffled] = (position + np.repeat(rng.integers(0, n_folds, len(counts)), counts)) % n_folds
     return np.where(counts[row] > 1, fold, -1)
 
-# %% ../nbs/02a_fit_quality.ipynb #7fa32c64
+# %% ../nbs/02a_fit_quality.ipynb #217738e7
 def _score_fold(spins, sample_id, train, test, model, options):
     "Fit one model to some cells and score others"
     if model == "independent spins": options = options | {"l2_J": 1e6 * len(spins)}
@@ -259,8 +279,8 @@ def held_out_fit(
     **options, # of infer_network; a design of cells × terms is not for folds
 ) -> HeldOut:
     "Predict cells that were not fitted, beside independent spins and beside one field for all; raises `ValueError` as `infer_network`"
-    spins, sample_id = check_spins(spins), np.asarray(sample_id).astype(str)
-    if len(sample_id) != len(spins): raise ValueError(f"sample_id must have one entry per cell ({len(spins)}), got {len(sample_id)}")
+    spins, n_jobs = check_spins(spins), _n_threads(n_jobs)
+    sample_id = _sample_names(sample_id, len(spins))
     design = options.get("design")
     if getattr(design, "row_of_cell", None) is not None or isinstance(design, pd.DataFrame) and len(design) == len(spins):
         raise ValueError("design must be one of samples to hold out cells, got one row per cell")
@@ -274,7 +294,7 @@ def held_out_fit(
     for (k, model), values in zip(tasks, scores): cells.loc[fold == k, model] = values
     return HeldOut(cells[fold >= 0], spins.shape[1])
 
-# %% ../nbs/02a_fit_quality.ipynb #a68c26c2
+# %% ../nbs/02a_fit_quality.ipynb #8df3061f
 @dataclass(frozen=True, eq=False, repr=False)
 class Replicates:
     "Networks fitted to replicates apart, and how far they agree"
@@ -292,24 +312,24 @@ class Replicates:
         return self.responses[a].loc[common].to_numpy().ravel(), self.responses[b].loc[common].to_numpy().ravel()
 
     def to_frame(self) -> pd.DataFrame: # index pairs of replicates; r_J, r_response, rms_J, rms_response (root mean square differences)
-        "Agreement of every two replicates"
+        "Agreement of every two replicates; NaN where they have no perturbation in common, or there is one spin only"
         rows = {}
         for a, b in combinations(self.networks, 2):
             pair = {"J": (self.couplings(a), self.couplings(b)), "response": self.shared_responses(a, b)}
             rows[f"{a} and {b}"] = {f"r_{name}": _correlation(*values) for name, values in pair.items()}
-            rows[f"{a} and {b}"] |= {f"rms_{name}": np.sqrt(np.mean((x - y) ** 2)) for name, (x, y) in pair.items()}
+            rows[f"{a} and {b}"] |= {f"rms_{name}": np.sqrt(np.mean((x - y) ** 2)) if len(x) else np.nan for name, (x, y) in pair.items()}
         return pd.DataFrame(rows).T.rename_axis("replicates")
 
     def __repr__(self):
         lowest = self.to_frame().min()
         return f"Replicates {', '.join(self.networks)}: r of couplings at least {lowest['r_J']:.2f}, of responses {lowest['r_response']:.2f}"
 
-def _correlation(a, b): return np.corrcoef(a, b)[0, 1] if min(np.ptp(a), np.ptp(b)) > 0 else np.nan
+def _correlation(a, b): return np.corrcoef(a, b)[0, 1] if len(a) and min(np.ptp(a), np.ptp(b)) > 0 else np.nan
 
 def _relative_fields(network, rows):
     "Mean field of the cells of each perturbation minus that of the controls, or of all samples where there are none"
     samples, n = network.samples, network.samples["n_cells"].to_numpy(float)
-    control = samples["if_control"].astype(bool).to_numpy()
+    control = _boolean(samples["if_control"])
     reference = np.average(network.h[control if control.any() else slice(None)], axis=0, weights=n[control if control.any() else slice(None)])
     names = samples[rows].astype(str).to_numpy()
     return pd.DataFrame({name: np.average(network.h[at] - reference, axis=0, weights=n[at]) for name in pd.unique(names[~control]) for at in [(names == name) & ~control]}, index=network.names).T
@@ -323,20 +343,23 @@ def replicate_agreement(
     rows: str = "guide", # column of samples whose responses are compared, such as "target_gene"
     **options, # of infer_network
 ) -> Replicates:
-    "Fit every replicate by itself and compare; raises `ValueError` where there are not two"
-    spins, sample_id = check_spins(spins), np.asarray(sample_id).astype(str)
-    samples = samples.set_axis(samples.index.astype(str))
+    "Fit every replicate by itself and compare; raises `ValueError` where there are not two, or none share a perturbation"
+    spins = check_spins(spins)
+    sample_id, samples = _sample_names(sample_id, len(spins)), samples.set_axis(samples.index.astype(str))
     for name, column in (("by", by), ("rows", rows)):
         if column not in samples: raise ValueError(f"{name} must be a column of samples, got {column!r}; {nearest(column, samples.columns)}")
-    unknown = ~np.isin(sample_id, samples.index)
-    if len(sample_id) != len(spins): raise ValueError(f"sample_id must have one entry per cell ({len(spins)}), got {len(sample_id)}")
-    if unknown.any(): raise ValueError(f"sample_id must stand in the index of samples, got {sample_id[unknown][0]!r}; {nearest(sample_id[unknown][0], samples.index)}")
-    replicate = samples[by].astype(str).loc[sample_id].to_numpy()
+    if "if_control" not in samples: raise ValueError(f"samples must have a column 'if_control'; {nearest('if_control', samples.columns)}")
+    row = _known_rows(sample_id, samples.index)
+    if samples[by].iloc[row].isna().any(): raise ValueError(f"samples[{by!r}] must be known for every sample that has cells, {samples.index[row][samples[by].iloc[row].isna()][0]!r} has none")
+    replicate = samples[by].astype(str).to_numpy(dtype=object)[row]
     if len(names := np.unique(replicate)) < 2: raise ValueError(f"samples must hold at least two replicates in column {by!r}, got {len(names)}")
+    treated = samples[samples.index.isin(sample_id) & ~_boolean(samples["if_control"])]
+    if not (treated.groupby(treated[rows].astype(str))[by].nunique() > 1).any():
+        raise ValueError(f"by must name replicates that share perturbations, got {by!r}: each value of {rows!r} is in one of them only")
     networks = {name: infer_network(spins[replicate == name], sample_id[replicate == name], samples=samples[samples[by].astype(str) == name], **options) for name in names}
     return Replicates(networks, {name: _relative_fields(network, rows) for name, network in networks.items()})
 
-# %% ../nbs/02a_fit_quality.ipynb #03de6e7c
+# %% ../nbs/02a_fit_quality.ipynb #91fd2b12
 @dataclass(frozen=True, eq=False, repr=False)
 class NullEdges:
     "Couplings of fits to cells whose spins were shuffled within samples"
@@ -345,7 +368,7 @@ class NullEdges:
 
     @property
     def threshold(self) -> float: # |J|
-        "Exceeded by the largest null coupling with probability `level`"
+        "Exceeded by the largest null coupling with probability `level`, as far as the number of shuffles tells"
         return float(np.quantile(self.values.max(1), 1 - self.level, method="higher"))
 
     def called(self, network: SpinNetwork) -> pd.DataFrame: # regulator, regulated, J, p (pooled over null couplings), above (the threshold)
@@ -381,9 +404,10 @@ def null_edges(
     **options, # of infer_network
 ) -> NullEdges:
     "Refit to cells whose spins were shuffled within samples; raises `ValueError` as `infer_network`"
-    spins, sample_id = check_spins(spins), np.asarray(sample_id).astype(str)
+    spins, n_jobs = check_spins(spins), _n_threads(n_jobs)
+    sample_id = _sample_names(sample_id, len(spins))
+    if spins.shape[1] < 2: raise ValueError(f"spins must have at least 2 columns to have edges, got {spins.shape[1]}")
     if not 0 < level < 1: raise ValueError(f"level must lie between 0 and 1, got {level!r}")
-    if len(sample_id) != len(spins): raise ValueError(f"sample_id must have one entry per cell ({len(spins)}), got {len(sample_id)}")
     row = np.unique(sample_id, return_inverse=True)[1]
     streams = seeds_for("null edges", seed, check_whole("n_shuffles", n_shuffles, 1))
     return NullEdges(np.array(Parallel(n_jobs)(delayed(_null_couplings)(spins, sample_id, row, stream, options | {"samples": samples}) for stream in streams)), level)

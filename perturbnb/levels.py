@@ -85,7 +85,7 @@ def _cuts(
 def _scratch(n_cells): return np.zeros((3, n_cells + 1)), np.zeros(n_cells + 1, np.int64), np.zeros(n_cells + 1)
 def _inverse(n_cells): return np.concatenate([[0.0], 1 / np.arange(1, n_cells + 1)])
 
-# %% ../nbs/01a_levels.ipynb #c8a94198
+# %% ../nbs/01a_levels.ipynb #67152c20
 def _thresholds(
     values: np.ndarray, # (n_cells,), one program, sorted
     inverse: np.ndarray, # as of `_cuts`
@@ -98,7 +98,7 @@ def _thresholds(
     means = [part.mean(dtype=np.float64) for part in np.split(values, _cuts(values, inverse, scratch)[:2])]
     return (means[0] + means[1]) / 2, (means[1] + means[2]) / 2
 
-# %% ../nbs/01a_levels.ipynb #fb6ba67d
+# %% ../nbs/01a_levels.ipynb #3b1c6fc2
 @njit(cache=True, nogil=True)
 def _spins_kernel(usage, thresholds, spins):
     for cell in range(usage.shape[0]):
@@ -131,7 +131,7 @@ class Levels:
         "Table of thresholds, one row per program"
         return pd.DataFrame({"program": self.names, "zero_from": self.thresholds[:, 0], "plus_from": self.thresholds[:, 1], "clip": self.clip})
 
-# %% ../nbs/01a_levels.ipynb #c3f2c65a
+# %% ../nbs/01a_levels.ipynb #4ded7a09
 def _skewness(
     values: np.ndarray, # (n_cells,), not constant
 ) -> float:
@@ -150,7 +150,7 @@ def _heavy_tail(
         if below + part * (above - below) > values[0]: break
     return below + part * (above - below)
 
-# %% ../nbs/01a_levels.ipynb #547ea16f
+# %% ../nbs/01a_levels.ipynb #5e3f5258
 def fit_levels(
     usage: np.ndarray, # (n_cells, n_programs), finite; a DataFrame's columns name the programs
     *,

@@ -182,7 +182,23 @@ def _coordinates(statistics, design, penalty, turned=True, recentred=True):
     scale = np.sqrt(total * np.outer(values, values) / 2 + (pull.mean() if turned else (pull + pull.T) / 2) / 2)
     return _Coordinates(regression if recentred else np.zeros_like(regression), factor, basis, scale, np.sqrt(values), np.sqrt(total * share * (1 - share) + np.diag(pull)))
 
-# %% ../nbs/02_likelihood.ipynb #2f5fd299
+# %% ../nbs/02_likelihood.ipynb #addc955d
+def _polished(evaluate, x, rows, tol, max_iter, patience=20):
+    "Steps along the gradient alone (Barzilai and Borwein 1988): near the optimum the value is lost in rounding long before the gradient is"
+    goal, length, waited = tol * rows[0][1], 0.3, 0
+    g = evaluate(x)[1]
+    best = rows[-1][1], x
+    while best[0] > goal and waited < patience and len(rows) < max_iter:
+        new = x - length * g
+        new_g = evaluate(new)[1]
+        s, y = new - x, new_g - g
+        if s @ y <= 0: break
+        x, g, length = new, new_g, (s @ s) / (s @ y)
+        waited = 0 if rows[-1][1] < best[0] else waited + 1
+        best = min(best, (rows[-1][1], x), key=lambda found: found[0])
+    if rows[-1][1] > best[0]: evaluate(best[1])                      # the last row is that of the result
+    return best[1]
+
 def _minimise(function, coordinates, l1, start, tol, max_iter):
     "Minimise `function(J, B) -> value, g_J, g_B` plus l1 · |theta| by L-BFGS-B; J, B and rows of (objective, residual, seconds)"
     split, m, started, rows = np.flatnonzero(l1), len(l1), time.perf_counter(), []
@@ -208,6 +224,7 @@ def _minimise(function, coordinates, l1, start, tol, max_iter):
     x[split] = np.maximum(x[split], 0)
     options = dict(maxiter=max_iter, maxfun=10 * max_iter, ftol=0, gtol=0, maxcor=20)
     x = minimize(evaluate, x, jac=True, method="L-BFGS-B", bounds=bounds if len(split) else None, callback=stop, options=options).x
+    if not len(split): x = _polished(evaluate, x, rows, tol, max_iter)
     return *coordinates.unpack(merged(x)), rows
 
 # %% ../nbs/02_likelihood.ipynb #0035c598

@@ -14,7 +14,7 @@ from numba import get_num_threads, njit, prange, set_num_threads
 
 from .common import check_finite, check_whole, seeds_for
 
-# %% ../nbs/00a_model.ipynb #5b7d2522
+# %% ../nbs/00a_model.ipynb #e0d05776
 def _checked_model(J, h):
     "`J` and `h` as float64 arrays; raises `ValueError` where they do not fit together"
     J, h = np.asarray(J, dtype=np.float64), np.asarray(h, dtype=np.float64)
@@ -28,6 +28,9 @@ def check_spins(
     spins: np.ndarray, # (n_cells, n_spins)
 ) -> np.ndarray: # the same as contiguous int8
     "Raise `ValueError` unless `spins` is a table of −1, 0 and +1"
+    if not hasattr(spins, "__array__") and not isinstance(spins, (list, tuple)):      # numpy would go through an AnnData value by value
+        advice = "; give adata.obsm['spins']" if hasattr(spins, "obsm") else ""
+        raise ValueError(f"spins must be cells × programs with values -1, 0, 1, got {type(spins).__name__}{advice}")
     spins = np.asarray(spins)
     if spins.ndim != 2: raise ValueError(f"spins must be two-dimensional, cells × spins, got shape {spins.shape}")
     if spins.size == 0: raise ValueError(f"spins must hold at least one cell and one spin, got shape {spins.shape}")

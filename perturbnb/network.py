@@ -24,7 +24,7 @@ from .evidence import Problem, coefficient_variance, empirical_bayes, held_out_s
 from .likelihood import fit_exact, fit_sampled, log_likelihood
 from .model import check_spins, energy, gibbs_sample
 
-# %% ../nbs/02_network.ipynb #f3893313
+# %% ../nbs/02_network.ipynb #385d05f5
 @dataclass(frozen=True)
 class SpinNetwork:
     "A network of spins with the fields of its samples"
@@ -81,7 +81,7 @@ class SpinNetwork:
         seed: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]: # spins (int8) and the sample_id of each cell
         "Cells drawn from the fitted model"
-        row = np.repeat(np.arange(len(self.samples)), n_cells)
+        row = _rows_to_draw(n_cells, len(self.samples))
         return gibbs_sample(self.J, self.h[row], n_sweeps=n_sweeps, seed=seed), self.samples.index.to_numpy()[row]
 
     def save(self,
@@ -96,7 +96,7 @@ class SpinNetwork:
     def load(
         path: str | Path, # written by `save`
     ) -> "SpinNetwork":
-        "Read a network back; raises `ValueError` on other files"
+        "Read a network back; raises `ValueError` where there is no file, and on other files"
         return _read_network(path)
 
     def __repr__(self):
@@ -104,7 +104,7 @@ class SpinNetwork:
         size = f"{len(self.names)} spins{' (' + how + ')' if how else ''}, {len(self.samples)} samples, {len(self.terms)} terms"
         return f"SpinNetwork: {size}, {'' if self.converged else 'NOT '}converged after {len(self.history)} gradients"
 
-# %% ../nbs/02_network.ipynb #3984a90f
+# %% ../nbs/02_network.ipynb #6a5aa4c6
 def _edges(network):
     "Table of edges, the strongest first"
     J, names = network.J, np.array(network.names, dtype=object)
@@ -112,6 +112,13 @@ def _edges(network):
     else: regulated, regulator = np.tril_indices(len(J), -1)
     edges = pd.DataFrame({"regulator": names[regulator], "regulated": names[regulated], "J": J[regulated, regulator]})
     return edges.sort_values("J", key=np.abs, ascending=False, ignore_index=True, kind="stable")
+
+def _rows_to_draw(n_cells, n_samples):
+    "Row of the network's samples for each cell that is to be drawn"
+    counts = np.asarray(n_cells)
+    if counts.dtype.kind not in "iu" or (counts < 0).any() or counts.shape not in ((), (n_samples,)):
+        raise ValueError(f"n_cells must be a whole number of at least 0, or one for each of the {n_samples} samples, got {n_cells!r}")
+    return np.repeat(np.arange(n_samples), counts)
 
 def _rows_of(network, spins, sample_id, what):
     "Spins, and the row of the network's samples that each cell belongs to; raises `ValueError` where they do not fit the network, or it is directed"
@@ -124,7 +131,7 @@ def _rows_of(network, spins, sample_id, what):
     if (row < 0).any(): raise ValueError(f"sample_id must be in the network, got {wanted[row < 0].iloc[0]!r}; {nearest(wanted[row < 0].iloc[0], network.samples.index)}")
     return spins, row
 
-# %% ../nbs/02_network.ipynb #e3e6ccda
+# %% ../nbs/02_network.ipynb #5c7bb5c1
 FORMAT_VERSION = 2
 
 def _write_network(network, path, layers):
@@ -139,9 +146,9 @@ def _write_network(network, path, layers):
 
 def _read_network(path):
     "What `_write_network` wrote"
+    if not Path(path).is_file(): raise ValueError(f"path must lead to a saved SpinNetwork, there is no file {str(path)!r}")
     try: adata = read_h5ad(path)
     except OSError as error:
-        if not Path(path).is_file(): raise
         raise ValueError(f"path must name a readable .h5ad file, got {Path(path).name!r}: {error}") from error
     uns, samples = adata.uns, adata.obs
     for column in samples.select_dtypes("category"): samples[column] = samples[column].tolist()     # the file format made them categories
@@ -151,13 +158,15 @@ def _read_network(path):
                        list(adata.var_names), float(uns["l2_response"]), uns["history"], bool(uns["converged"]), dict(uns["parameters"]),
                        bool(uns.get("directed", False)), str(uns.get("method", "pseudo_likelihood")))
 
-# %% ../nbs/02_network.ipynb #9c31b172
+# %% ../nbs/02_network.ipynb #335ce80c
 def _sample_table(sample_id, samples, n_cells):
     "Index of each cell's sample and the table of the samples that have cells"
+    if np.ndim(sample_id) != 1: raise ValueError(f"sample_id must have one entry per cell ({n_cells}), got {type(sample_id).__name__} of shape {np.shape(sample_id)}")
     sample_id = pd.Series(np.asarray(sample_id))
     if len(sample_id) != n_cells: raise ValueError(f"sample_id must have one entry per cell ({n_cells}), got {len(sample_id)}")
     if sample_id.isna().any(): raise ValueError(f"sample_id must not be missing, got {sample_id.isna().sum()} NaN")
     order, sample_id = sample_id.drop_duplicates().sort_values(key=lambda ids: ids if ids.dtype.kind in "iuf" else ids.astype(str)), sample_id.astype(str)
+    if samples is not None and not isinstance(samples, pd.DataFrame): raise ValueError(f"samples must be a DataFrame with a row per sample, got {type(samples).__name__}")
     if samples is None:
         names = order.astype(str).to_numpy()
         samples = pd.DataFrame({"guide": names, "if_control": False}, index=pd.Index(names, name="sample_id"))
@@ -178,7 +187,9 @@ def _chosen_design(design, samples, n_cells):
         if design.lstrip().startswith("~"): return formula_design(design, samples)
         if design == "auto": return screen_design(samples)
         if design == "free": return free_design(samples)
-        raise ValueError(f"design must be 'auto', 'free', a formula such as '~ batch + guide', a Design or a table, samples × terms or cells × terms; got {design!r}")
+    if isinstance(design, str) or np.ndim(design) != 2 and not isinstance(design, Design):
+        got = repr(design) if design is None or isinstance(design, str) else f"{type(design).__name__} of shape {np.shape(design)}"
+        raise ValueError(f"design must be 'auto', 'free', a formula such as '~ batch + guide', a Design or a table, samples × terms or cells × terms; got {got}")
     if not isinstance(design, Design):
         labels = design.index.astype(str) if isinstance(design, pd.DataFrame) else None
         of_cells = not samples.index.isin(labels).all() if labels is not None and len(design) == n_cells else labels is None and np.shape(design)[:1] == (n_cells,)
@@ -204,9 +215,9 @@ def _units(design, sample, n_samples, left_out):
     pairs, unit = np.unique(np.column_stack([design.row_of_cell, sample]), axis=0, return_inverse=True)     # a unit has one sample, which says what was set
     return unit.ravel(), design.matrix[pairs[:, 0]], left_out[pairs[:, 1]], by_sample
 
-# %% ../nbs/02_network.ipynb #3c83db6e
+# %% ../nbs/02_network.ipynb #f8ccfb38
 def _check_choice(name, value, options):
-    if value not in options: raise ValueError(f"{name} must be {' or '.join(map(repr, options))}, got {value!r}; {nearest(value, options)}")
+    if not isinstance(value, str) or value not in options: raise ValueError(f"{name} must be one of the words listed here, got {value!r}; {nearest(value, options)}")
 
 def _check_strength(name, value, words=()):
     "Raise `ValueError` unless a number of at least 0, or one of the words"
@@ -214,8 +225,13 @@ def _check_strength(name, value, words=()):
     if not isinstance(value, (int, float, np.number)) or isinstance(value, bool) or not np.isfinite(value) or value < 0:
         raise ValueError(f"{name} must be a number of at least 0{''.join(f' or {word!r}' for word in words)}, got {value!r}")
 
-def _check_options(l2_response, l1_J, tol, max_iter, seed, strengths):
+def _check_options(l2_response, l1_J, tol, max_iter, seed, n_jobs, directed, strengths, sampler):
     "Raise `ValueError` on a number or a word that an option does not take"
+    if not isinstance(directed, (bool, np.bool_)): raise ValueError(f"directed must be True or False, got {directed!r}")
+    if n_jobs is not None: check_whole("n_jobs", n_jobs, 1)
+    if "step_size" in sampler: _check_strength("step_size", sampler["step_size"])
+    if "sampling_size" in sampler: check_whole("sampling_size", sampler["sampling_size"], 1)
+    if "mixing" in sampler: check_whole("mixing", sampler["mixing"], 0)
     for name, value in strengths.items(): _check_strength(name, value)
     _check_strength("l2_response", l2_response, ("auto", "held-out"))
     _check_strength("l1_J", l1_J, ("auto",))
@@ -234,7 +250,11 @@ def _aligned(name, table, rows, columns):
         table = table.reindex(index=rows, columns=columns)
     values = np.asarray(table)
     if values.shape != (len(rows), len(columns)): raise ValueError(f"{name} must have shape {(len(rows), len(columns))}, got {values.shape}")
-    if values.dtype.kind == "O": values = pd.DataFrame(values).apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if values.dtype.kind == "O":
+        numbers = pd.DataFrame(values).apply(pd.to_numeric, errors="coerce").to_numpy(float)
+        text = values[np.isnan(numbers) & ~pd.isna(values)]
+        if len(text): raise ValueError(f"{name} must be numeric, or NaN where nothing is known, got {text[0]!r}")
+        values = numbers
     if values.dtype.kind not in "biuf": raise ValueError(f"{name} must be numeric, got dtype {values.dtype}")
     if np.isinf(values.astype(float)).any(): raise ValueError(f"{name} must be finite, or NaN where nothing is known, got {np.isinf(values.astype(float)).sum()} infinite values")
     return values.astype(float)
@@ -263,7 +283,7 @@ def _response_penalty(response_prior, l2_response_prior, terms, names):
     strength[at], prior[at] = ~np.isnan(values) * l2_response_prior, np.nan_to_num(values)
     return strength, prior
 
-# %% ../nbs/02_network.ipynb #80cc2662
+# %% ../nbs/02_network.ipynb #596c2bb4
 def _left_out(interventions, samples, names):
     "Which conditionals do not count, samples × spins bool, and the sign of each; in samples that have cells"
     if isinstance(interventions, pd.DataFrame):
@@ -273,6 +293,7 @@ def _left_out(interventions, samples, names):
     sign = np.zeros((len(samples), len(names)))
     for sample, spins in interventions.items():
         if str(sample) not in samples.index: raise ValueError(f"interventions must name samples that have cells, got {sample!r}; {nearest(str(sample), samples.index)}")
+        if not isinstance(spins, dict): raise ValueError(f"interventions must say what was done to which spin, such as {{'P1': -1}}, got {spins!r} for sample {sample!r}")
         for spin, value in spins.items():
             if str(spin) not in names: raise ValueError(f"interventions must name spins, got {spin!r} in sample {sample!r}; {nearest(str(spin), names)}")
             if value not in (-1, 1): raise ValueError(f"interventions must be -1 (held down) or 1 (held up), got {value!r} for {spin!r} in sample {sample!r}")
@@ -292,8 +313,16 @@ def _check_effect(sign, spins, sample, names, samples):
         logger.warning("%d of %d interventions did not move their spin: %r in sample %r is no %s than elsewhere",
                        len(against), np.count_nonzero(sign), names[i], samples.index[c], "lower" if sign[c, i] < 0 else "higher")
 
-# %% ../nbs/02_network.ipynb #29086a3f
+# %% ../nbs/02_network.ipynb #a4fd92cc
 _LEAST_WITH_INTERVENTIONS = 1. # pull on couplings, in cells of average weight
+
+def _names_of_spins(names, n_spins):
+    "The names given as texts, or P1, P2, ..."
+    if names is None: return [f"P{i + 1}" for i in range(n_spins)]
+    if isinstance(names, str) or np.ndim(names) != 1: raise ValueError(f"names must be {n_spins} different names, got {names!r}")
+    names = [str(name) for name in names]
+    if len(names) != n_spins or len(set(names)) != len(names): raise ValueError(f"names must be {n_spins} different names, got {len(set(names))}")
+    return names
 
 def _varying(spins, names):
     "Spins that take more than one value; the others get no couplings and no field"
@@ -332,7 +361,7 @@ def _strengths(problem, method, l2_response, l1_J, tol, max_iter, seed):
     logger.info("l1_J: %.3g of %d thresholds tried, %d couplings on its path", threshold, len(path), path.loc[path["l1_J"] == threshold, "n_couplings"].iloc[0])
     return strength, threshold / (2 if method == "exact" else 1), fits     # the likelihood sees every pair once
 
-# %% ../nbs/02_network.ipynb #401f5ab7
+# %% ../nbs/02_network.ipynb #6058872d
 _METHODS = ("auto", "pseudo_likelihood", "exact", "mcmc")
 _MOST_STATES = 3_000_000 # 3^n_spins × units up to which "auto" sums over all states
 
@@ -347,6 +376,15 @@ def _chosen_method(method, n_spins, n_units, directed, interventions, sampler):
     logger.info("method: %s", method)
     return method
 
+_ROUNDING = 1e-12 # a residual that no more steps would lower
+
+def _why_not_converged(fit, tol, max_iter):
+    "What to say of a fit that stopped above `tol`"
+    residual, n = fit.history["residual"].iloc[-1], len(fit.history)
+    told = f"infer_network stopped at a residual of {residual:.1e}, above tol={tol:g}"
+    if n >= max_iter and residual > _ROUNDING: return f"{told}; raise max_iter"
+    return f"{told}, after {n} steps: rounding leaves nothing to improve, and no number of steps reaches this tol"
+
 def _last_fit(problem, method, strength, l1_J, fits, options, sampler):
     "The fit at the strengths that were learned"
     start = (fits[-1].J, fits[-1].B) if fits else None
@@ -355,13 +393,13 @@ def _last_fit(problem, method, strength, l1_J, fits, options, sampler):
     if method == "exact": return fit_exact(problem.cells, problem.design, penalty, start=start, **options)
     return fit_sampled(problem.cells, problem.design, penalty, start=start, **options, **sampler)
 
-# %% ../nbs/02_network.ipynb #8a94f24f
+# %% ../nbs/02_network.ipynb #e52d0686
 def infer_network(
     spins: np.ndarray, # (n_cells, n_spins), values -1, 0, 1
     sample_id, # (n_cells,) the sample of each cell
     *,
     samples: pd.DataFrame | None = None, # index sample_id; guide, if_control, batch. None: every sample is a guide, no controls
-    names: list[str] | None = None, # of the spins; P1, P2, ... if None
+    names: list[str] | None = None, # of the spins; None: the columns of a DataFrame, else P1, P2, ...
     design: "str | Design | pd.DataFrame | np.ndarray" = "auto", # "auto": intercept + batch + guide; "free": a field per sample; a formula "~ batch + guide"; a `Design`; a table
     method: Literal["auto", "pseudo_likelihood", "exact", "mcmc"] = "auto", # "auto": exact where all states can be summed over
     directed: bool = False, # J[i, j] and J[j, i] are two numbers
@@ -388,13 +426,13 @@ def infer_network(
     n_jobs: int | None = None, # threads of the sampler
 ) -> SpinNetwork:
     "Couplings and fields that maximise the penalised likelihood; raises `ValueError` on input that does not fit together"
+    if names is None and isinstance(spins, pd.DataFrame): names = spins.columns
     spins = check_spins(spins)
-    names = [f"P{i + 1}" for i in range(spins.shape[1])] if names is None else [str(name) for name in names]
-    if len(names) != spins.shape[1] or len(set(names)) != len(names): raise ValueError(f"names must be {spins.shape[1]} different names, got {len(set(names))}")
     _check_choice("sample_weight", sample_weight, ("cells", "equal"))
     strengths = dict(l1_response=l1_response, l2_J=l2_J, l2_h=l2_h, l2_J_prior=l2_J_prior, l1_off_mask=l1_off_mask, l2_off_mask=l2_off_mask, l2_response_prior=l2_response_prior)
-    _check_options(l2_response, l1_J, tol, max_iter, seed, strengths)
     sampler = {name: value for name, value in dict(step_size=step_size, sampling_size=sampling_size, mixing=mixing).items() if value is not None}
+    _check_options(l2_response, l1_J, tol, max_iter, seed, n_jobs, directed, strengths, sampler)
+    names, directed = _names_of_spins(names, spins.shape[1]), bool(directed)
     sample, samples = _sample_table(sample_id, samples, len(spins))
     chosen, varies = _chosen_design(design, samples, len(spins)), _varying(spins, names)
     check_identified(chosen)
@@ -413,7 +451,7 @@ def infer_network(
     strength, threshold, fits = _strengths(problem, method, l2_response, l1_J, tol, max_iter, seed)
     fit = _last_fit(problem, method, strength, threshold, fits, dict(tol=tol, max_iter=max_iter), dict(seed=seed, n_jobs=n_jobs, **sampler))
     history = _history([*fits, fit])
-    if not fit.converged: warnings.warn(f"infer_network stopped at a residual of {history['residual'].iloc[-1]:.1e}, above tol={tol:g}; raise max_iter", ConvergenceWarning, stacklevel=2)
+    if not fit.converged: warnings.warn(_why_not_converged(fit, tol, max_iter), ConvergenceWarning, stacklevel=2)
     terms["l2"] = np.where(terms["shrunk"], terms["kind"].map(strength).astype(float), 0.)
     shrunk = terms["shrunk"].to_numpy()
     variance = coefficient_variance(matrix, conditional_variance(problem.cells, fit.J, matrix @ fit.B), problem.penalty(strength, 0.).B_l2, shrunk)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ProgramChoice', 'choose_n_programs']
 
-# %% ../nbs/01b_number.ipynb #f8ca088b
+# %% ../nbs/01b_number.ipynb #db8312c9
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from .common import check_whole, seeds_for
-from .consensus import Balance, _balanced_weights, _free_gram, _in_memory, _levels, _prepared, _progress, _rows, _scaled_gram
+from .common import _progress, check_whole, seeds_for
+from .consensus import Balance, _balanced_weights, _free_gram, _in_memory, _check_room, _levels, _prepared, _rows, _scaled_gram
 from .gene_clusters import _directions, _fit_gram, _guess, _leading
-from .programs import _check_number
+from .programs import _check_flag, _check_number
 
 # %% ../nbs/01b_number.ipynb #10f8553f
 def _held_out_error(
@@ -67,7 +67,7 @@ def _compare_halves(
     cosine = np.abs(spectra[0] @ spectra[1].T) if spectra else np.ones((1, 1))
     return float(error), float(cosine[linear_sum_assignment(-cosine)].mean())
 
-# %% ../nbs/01b_number.ipynb #0e4019f7
+# %% ../nbs/01b_number.ipynb #bf0cd56e
 @dataclass(frozen=True, eq=False, repr=False)
 class ProgramChoice:
     "How well each number of programs predicts and recurs, and which one to take"
@@ -95,13 +95,12 @@ def _reason(
 ) -> str: # reason
     "Say why"
     row = table.set_index("n_programs").loc[best]
-    reason = (f"it leaves {row['error']:.3f} of the squared norm of held-out genes unpredicted, and no larger number brings a tenth as much per program as those so far; "
-              f"of those that predict as well its programs are the most stable, stability {row['stability']:.2f} between halves of the cells")
-    if best == table["n_programs"].max(): reason += "; it is the largest candidate, so try more"
-    if best == table["n_programs"].min() > 1: reason += "; it is the smallest candidate, so try fewer"
+    reason = f"more programs hardly lower the held-out error, {row['error']:.3f}; stability {row['stability']:.2f} between halves of the cells"
+    if best == table["n_programs"].max(): reason += f"; {best} is the largest candidate, so try more"
+    if best == table["n_programs"].min() > 1: reason += f"; {best} is the smallest candidate, so try fewer"
     return reason
 
-# %% ../nbs/01b_number.ipynb #ad928d49
+# %% ../nbs/01b_number.ipynb #a9c5ce7b
 def _split_cells(
     seed: np.random.SeedSequence, # of this split
     screen, # from `_prepared`
@@ -127,13 +126,16 @@ def _candidates(
     if candidates is None:
         first = n_prior + 4
         return [k for k in range(first, first + 28, 2) if k <= most // 5] or list(range(n_prior + 1, min(first, most) + 1))
+    if not pd.api.types.is_list_like(candidates): raise ValueError(f"candidates must be a list of numbers of programs, got {candidates!r}")
     if len(candidates) == 0: raise ValueError("candidates must hold at least one number of programs")
     for k in candidates:
-        _check_number(k, n_cells // 2, n_prior + n_genes)
-        if k < n_prior: raise ValueError(f"candidates must count the {n_prior} prior programs too, got {k}")
+        _check_number(k, n_cells // 2, n_prior + n_genes, name="candidates", cells="cells of one half")
+        _check_room(k, n_prior, n_genes, "candidates")
     return sorted({int(k) for k in candidates})
 
-# %% ../nbs/01b_number.ipynb #66d69342
+# %% ../nbs/01b_number.ipynb #efa00f17
+_FEWEST_CELLS = 20 # two halves of fewer than ten cells say nothing of each other
+
 def choose_n_programs(
     adata: ad.AnnData, # log-normalised screen, cells × genes, in memory or backed
     candidates: Sequence[int] | None = None, # numbers of programs to try; None: 4, 6, ..., 30 as far as the genes allow, then the neighbours of the best
@@ -148,10 +150,11 @@ def choose_n_programs(
     seed: int = 0, # decides everything random
 ) -> ProgramChoice:
     "Number of programs by bi-cross-validation on Gram blocks; raises `ValueError` on bad input"
-    check_whole("n_repeats", n_repeats, 1)
-    adata, n_prior = _in_memory(adata), len(prior_programs or {})
+    check_whole("n_repeats", n_repeats, 1), _check_flag("signed", signed)
+    adata = _in_memory(adata)
     screen = _prepared(adata, balance, balance_key, min_group_cells, min_cell_fraction, prior_programs)
-    n_cells, n_genes = int(screen.shaping.sum()), int(((screen.prior < 0) & np.isfinite(screen.scale)).sum())
+    n_prior, n_cells, n_genes = len(prior_programs or {}), int(screen.shaping.sum()), int(((screen.prior < 0) & np.isfinite(screen.scale)).sum())
+    if n_cells < _FEWEST_CELLS: raise ValueError(f"adata must have at least {_FEWEST_CELLS} cells that take part, for two halves that can be compared, got {n_cells}")
     if n_prior and not n_genes: raise ValueError("prior_programs must leave genes for other programs, else there is nothing to choose")
     grid, origin = _candidates(candidates, n_prior, n_cells, n_genes), n_prior + 1
     weights, level = _balanced_weights(screen.groups, balance), ()

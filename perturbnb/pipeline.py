@@ -293,13 +293,13 @@ def run(
         raise
     logger.info("Done: %s", Path(out) / "report.html")
 
-# %% ../nbs/08_pipeline.ipynb #30aa77e0
+# %% ../nbs/08_pipeline.ipynb #20354141
 def _check_run(screen, parameters):
     "Raise `ValueError` on what can be known to be wrong before any work"
     for name, minimum in dict(n_repeats=1, overlap=1, seed=0, max_genes=1).items(): check_whole(name, parameters[name], minimum)
     if parameters["n_programs"] is not None: check_whole("n_programs", parameters["n_programs"], 1)
     _check_given(*(parameters[name] for name in ("programs", "n_programs", "signed", "overlap")))
-    if parameters["gene_sets"] is not None: pnb.read_gmt(parameters["gene_sets"])
+    if parameters["gene_sets"] is not None: pnb.annotation._sets_of(Path(parameters["gene_sets"]), "gene_sets")
     if parameters["programs"] is not None: pnb.annotation._read_programs(Path(parameters["programs"]))
     for name in ("resolution", "group_resolution"):
         if not parameters[name] > 0: raise ValueError(f"{name} must be a positive number, got {parameters[name]!r}")

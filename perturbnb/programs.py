@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Programs', 'onmf']
 
-# %% ../nbs/01_onmf.ipynb #8622f52a
+# %% ../nbs/01_onmf.ipynb #41ee76e7
 import json
 import warnings
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from scipy.stats import chi2
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from .common import _read_result, check_whole, seeds_for, written_whole
+from .common import _read_result, _stored_values, check_whole, seeds_for, written_whole
 from .gene_clusters import ImplicitGram, _embedding, _fit_gram, _fit_spectra, _norms, _unit_rows
 from .gram import _blocks, _centre_gram, _checked_matrix, _n_threads, _reference_means, gene_gram, nonnegative_usage
 from .multiplicative import _multiplicative
 
-# %% ../nbs/01_onmf.ipynb #d1b74b19
+# %% ../nbs/01_onmf.ipynb #4e4ca871
 @dataclass(frozen=True, eq=False, repr=False)
 class Programs:
     "Gene programs: what they are made of, how much each cell uses them, how well they hold"
@@ -44,8 +44,10 @@ class Programs:
     centre: pd.DataFrame | None = None # batches × genes, subtracted from the genes of signed programs; row "" where the batch is not known
 
     def __repr__(self):
+        asked, discarded = (self.parameters.get(key, 0) for key in ("n_programs", "discarded"))
         return (f"Programs({len(self.names)} programs of {len(self.genes)} genes, {len(self.usage)} cells, "
-                f"explained {self.explained.sum():.3f}, stability {self.stability.mean():.2f}{'' if self.converged else ', NOT converged'})")
+                f"explained {self.explained.sum():.3f}, stability {self.stability.mean():.2f}"
+                f"{f', {discarded} of the {asked} asked for did not come back' if discarded else ''}{'' if self.converged else ', NOT converged'})")
 
     def transform(self, X) -> np.ndarray:
         "Usage of other cells (n_cells, n_programs): an AnnData (genes found by name) or a matrix in the order of `genes`, log-normalised, unscaled"
@@ -64,6 +66,7 @@ class Programs:
 
     def top_genes(self, n: int = 10) -> pd.DataFrame:
         "The `n` heaviest genes of each program: rows are ranks, columns programs"
+        check_whole("n", n, 1)
         table = self.to_frame().query("rank <= @n")
         return table.pivot(index="rank", columns="program", values="gene").reindex(columns=self.names).fillna("").rename_axis(columns=None)
 
@@ -244,29 +247,44 @@ def _fit_cells(
     _, directions, strength, losses, converged = _fit_gram(cells, n_programs, rng=rng, points=_unit_rows(places), rough=ImplicitGram(places.T), **search)
     return (cells.X @ directions.T).T / np.sqrt(strength)[:, None], strength, losses, converged
 
-# %% ../nbs/01_onmf.ipynb #f7974970
+# %% ../nbs/01_onmf.ipynb #c6683102
+def _check_flag(name: str, value) -> None:
+    "Refuse what is neither True nor False, such as 'yes', which Python takes for true"
+    if not isinstance(value, (bool, np.bool_)): raise ValueError(f"{name} must be True or False, got {value!r}")
+
+def _is_number(value) -> bool: return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+def _check_size(name: str, X) -> None:
+    "Refuse values whose squares, summed and squared again, are more than single precision can hold"
+    values = _stored_values(X)
+    with np.errstate(over="ignore"): squared_norm = np.einsum("i,i->", values, values, dtype=float)
+    if not squared_norm < 1e18: raise ValueError(f"{name} must have a squared norm below 1e18, got {squared_norm:.1e}; divide {name} by a constant")
+
 def _check_options(solver, orthogonal, signed, overlap, tol) -> None:
     "Refuse options of `onmf` that do not exist or do not go together"
     if solver not in ("em", "mu"): raise ValueError(f"solver must be 'em' or 'mu', got {solver!r}")
     if orthogonal not in ("genes", "cells"): raise ValueError(f"orthogonal must be 'genes' or 'cells', got {orthogonal!r}")
-    check_whole("overlap", overlap, 1)
+    check_whole("overlap", overlap, 1), _check_flag("signed", signed)
     if solver == "mu" and (signed or overlap != 1): raise ValueError("solver='mu' knows neither signed nor overlapping programs; use solver='em'")
     if orthogonal == "cells" and (signed or overlap != 1 or solver == "mu"): raise ValueError("orthogonal='cells' goes with solver='em' only, and neither with signed nor with overlap")
-    if not tol >= 0: raise ValueError(f"tol must be at least 0, got {tol!r}")
+    if not (_is_number(tol) and tol >= 0): raise ValueError(f"tol must be a number of at least 0, got {tol!r}")
 
 def _check_number(
     n_programs: int, # what the user gave
     n_cells: int, # most there can be
     n_genes: int, # genes with any variation
+    *,
+    name: str = "n_programs", # the argument's name, for the message
+    cells: str = "cells", # which cells `n_cells` counts
 ) -> None:
     "Refuse a number of programs that cannot be"
-    check_whole("n_programs", n_programs, 1)
-    if n_programs > n_cells: raise ValueError(f"n_programs must not exceed the number of cells, {n_cells}, got {n_programs}")
-    if n_programs > n_genes: raise ValueError(f"n_programs must not exceed the number of genes with any variation, {n_genes}, got {n_programs}")
+    check_whole(name, n_programs, 1)
+    if n_programs > n_cells: raise ValueError(f"{name} must not exceed the number of {cells}, {n_cells}, got {n_programs}")
+    if n_programs > n_genes: raise ValueError(f"{name} must not exceed the number of genes with any variation, {n_genes}, got {n_programs}")
 
 def _upright(spectra): return spectra * np.where((spectra * np.abs(spectra)).sum(1, keepdims=True) < 0, -1, 1)  # the larger half of the weight is positive
 
-# %% ../nbs/01_onmf.ipynb #49cc4297
+# %% ../nbs/01_onmf.ipynb #1539dfee
 def onmf(
     X, # (n_cells, n_genes), dense or sparse, >= 0 unless `signed`; a DataFrame's columns name the genes
     n_programs: int, # number of programs
@@ -284,6 +302,7 @@ def onmf(
     "Orthogonal non-negative matrix factorisation of `X` as it is; raises `ValueError` on bad input, warns where it has not converged"
     _check_options(solver, orthogonal, signed, overlap, tol)
     columns, X, n_threads = getattr(X, "columns", None), _checked_matrix(X, "X", signed=signed), _n_threads(n_jobs)
+    _check_size("X", X)
     genes = [str(gene) for gene in (range(X.shape[1]) if columns is None else columns)]
     check_whole("max_iter", max_iter, 1), check_whole("n_init", n_init, 1)
     rng, search = np.random.default_rng(seeds_for("onmf", seed)[0]), dict(n_init=n_init, max_iter=max_iter, tol=tol, n_threads=n_threads)

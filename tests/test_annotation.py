@@ -171,9 +171,21 @@ def test_sets_without_measured_genes(programs, planted_sets, heard):
     assert name_programs(programs).names[0].count("/") == 1
 
 
-@pytest.mark.parametrize("bad", [{}, {"a": []}, {"a": "STAT1"}, ["STAT1"], 3])
+@pytest.mark.parametrize("bad", [{}, {"a": []}, {"a": "STAT1"}, {"a": None}, ["STAT1"], 3, "none.gmt"])
 def test_what_is_no_gene_set(programs, bad):
-    with pytest.raises(ValueError, match="gene_sets"): annotate_programs(programs, bad)
+    with pytest.raises(ValueError, match="^gene_sets"): annotate_programs(programs, bad)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda p, s: annotate_programs(s), "programs must be Programs"), (lambda p, s: name_programs("x"), "programs must be Programs"),
+    (lambda p, s: project_programs("x", s), "programs must be Programs"), (lambda p, s: flag_technical("x", s), "programs must be Programs"),
+    (lambda p, s: select_programs(s, ["P1"]), "programs must be Programs"), (lambda p, s: flag_technical(p, s, threshold="x"), "threshold must be"),
+    (lambda p, s: name_programs(p, max_q="x"), "max_q must be a number from 0 to 1"), (lambda p, s: name_programs(p, min_share=None), "min_share must be a number"),
+    (lambda p, s: project_programs(p, s, min_share="x"), "min_share must be"),
+    (lambda p, s: name_programs(p, annotate_programs(p, {"a": ["g1", "g2", "g3"]}).drop(columns="q")), "gene_sets must be a table from annotate_programs, it has no column 'q'"),
+])
+def test_what_is_no_program_or_no_number(programs, screen, call, message):
+    with pytest.raises(ValueError, match=message): call(programs, screen)
 
 
 def test_plain_matrix_can_be_annotated(truth, planted_sets):
@@ -450,6 +462,7 @@ def test_weights_of_a_file(screen, programs, tmp_path, suffix, tidy):
     adopted = adopt_programs(screen, tmp_path / f"weights{suffix}")
     assert adopted.names == programs.names
     np.testing.assert_allclose(adopted.usage, adopt_programs(screen, weights_of(programs)).usage, atol=1e-4)
+    np.testing.assert_allclose(adopt_programs(screen, table).usage, adopted.usage, atol=1e-4)
 
 
 def test_what_cannot_be_adopted(screen, programs, tmp_path):
@@ -462,7 +475,7 @@ def test_what_cannot_be_adopted(screen, programs, tmp_path):
         with pytest.raises(ValueError, match=message): adopt_programs(screen, given)
     (tmp_path / "packed.csv").write_bytes(b"\x1f\x8b\xff\xfe\x00")
     (tmp_path / "twice.csv").write_text("program,gene,weight\nP1,g1,1\nP1,g1,2\n")
-    for name, message in {"packed.csv": "no table of weights", "none.csv": "there is no file 'none.csv'", "twice.csv": "a gene of a program twice"}.items():
+    for name, message in {"packed.csv": "no table of weights", "none.csv": "there is no file 'none.csv'", "twice.csv": "each gene of a program once"}.items():
         with pytest.raises(ValueError, match=message): adopt_programs(screen, tmp_path / name)
     with pytest.raises(ValueError, match="must be an AnnData"): adopt_programs(screen.X, programs)
     with pytest.raises(ValueError, match="whole numbers"): adopt_programs(ad.AnnData(sparse.csr_matrix(np.ones(screen.shape, np.float32)), obs=screen.obs, var=screen.var), programs)

@@ -3,6 +3,7 @@ import io
 import logging
 import sys
 import tracemalloc
+from dataclasses import replace
 from itertools import combinations
 
 import anndata as ad
@@ -14,6 +15,7 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
+from perturbnb import consensus
 from perturbnb.common import seeds_for
 from perturbnb.consensus import _balanced_weights, _resampled, find_programs, store_programs
 from perturbnb.levels import discretize
@@ -218,11 +220,46 @@ def test_prior_programs(screen, planted):
 
 @pytest.mark.parametrize("prior, message", [
     ({"a": ["nonsense"]}, "'nonsense', which is no gene"), ({"a": ["g1", "g1"]}, "'g1' twice"), ({"a": ["g1"], "b": ["g2", "g1"]}, "overlap, 'g1' is in 'a' and 'b'"),
-    ({"a": []}, "at least one gene"), ({"a": "g1"}, "must be a list"), ({"a": ["g1"], "b": ["g2"]}, "must count the 2 prior programs"),
+    ({"a": []}, "at least one gene"), ({"a": "g1"}, "must be a list"),
+    ({"a": None}, "must be a list"), (["g1"], "must be a dict"), ("g1", "must be a dict"), ({"a": ["g1"], "b": ["g2"]}, "must count the 2 prior programs"),
 ])
 def test_bad_prior_programs(screen, prior, message):
     with pytest.raises(ValueError, match=message):
         find_programs(screen, 1, prior_programs=prior)
+
+
+def test_prior_programs_must_leave_genes(screen):
+    with pytest.raises(ValueError, match="prior_programs must leave enough genes for the other programs, they leave 0 that vary for 2 more"):
+        find_programs(screen, 3, prior_programs={"all": list(screen.var_names)})
+
+
+def test_as_many_programs_as_genes_comes_to_an_end(planted):
+    screen = as_screen(sparse.csr_matrix(np.log1p(planted[0][:300, :40])))
+    found = find_programs(screen, 40, n_repeats=2)
+    assert len(found.names) == 40 and ((found.spectra != 0).sum(1) == 1).all() and found.converged
+
+
+@pytest.mark.parametrize("factor, warned", [(1, False), (30, True), (30.5, False)])
+def test_counts_are_warned_of(planted, caplog, monkeypatch, factor, warned):
+    monkeypatch.setattr(logging.getLogger("perturbnb"), "propagate", True)
+    counts = np.minimum(planted[0], 1) * factor
+    with caplog.at_level(logging.WARNING, logger="perturbnb"):
+        find_programs(as_screen(sparse.csr_matrix(counts.astype(float))), 2, n_repeats=1)
+    assert ("as counts do" in caplog.text) == warned
+
+
+def test_discarded_programs_are_told(monkeypatch, screen, programs):
+    assert programs.parameters["discarded"] == 0 and "come back" not in repr(programs)
+    found = replace(programs, parameters=programs.parameters | {"n_programs": 7, "discarded": 1})
+    assert "1 of the 7 asked for did not come back" in repr(found)
+    label = consensus._label_by_consensus
+
+    def one_less(*args):
+        labels, stability = label(*args)
+        return np.where(labels == len(stability) - 1, 0, labels), stability[:-1]
+    monkeypatch.setattr(consensus, "_label_by_consensus", one_less)
+    fewer = find_programs(screen, 6, n_repeats=2)
+    assert len(fewer.names) == 5 and fewer.parameters["n_programs"] == 6 and fewer.parameters["discarded"] == 1
 
 
 def test_perturbed_genes(screen, programs, planted, caplog):
@@ -289,19 +326,26 @@ def broken(planted, **changes):
     (lambda p: find_programs(broken(p), 6, balance="square"), "balance must be"),
     (lambda p: find_programs(broken(p), 6, balance_key="target_genes"), "did you mean 'target_gene'"),
     (lambda p: find_programs(broken(p), 6, n_repeats=0), "n_repeats must be a whole number"),
-    (lambda p: find_programs(broken(p), 6, n_jobs=0), "n_jobs, unless it is -1 for all cores, must be a whole number of at least 1, got 0"),
+    (lambda p: find_programs(broken(p), 6, n_jobs=0), "n_jobs must be at least 1, or -1 for all cores, got 0"),
     (lambda p: find_programs(broken(p), 6, n_jobs=None), "n_jobs"),
     (lambda p: find_programs(broken(p), 6, min_group_cells=-1), "min_group_cells must be a whole number"),
     (lambda p: find_programs(broken(p), 6, min_group_cells=5000), "min_group_cells must not exceed the largest group"),
     (lambda p: find_programs(broken(p), 6, min_group_cells=5, balance="none"), "min_group_cells must be 0 with balance='none'"),
     (lambda p: find_programs(broken(p), 6, min_cell_fraction=20), "min_cell_fraction must be a share"),
     (lambda p: find_programs(broken(p), 6, density_threshold=-1), "density_threshold must be"),
+    (lambda p: find_programs(broken(p), 6, density_threshold="x"), "density_threshold must be"),
+    (lambda p: find_programs(broken(p), 6, signed="yes"), "signed must be True or False"),
+    (lambda p: find_programs(as_screen(1e30 * p[0].astype(float)), 6), "adata.X must have a squared norm"),
     (lambda p: find_programs(as_screen(np.zeros((50, 10))), 2), "genes with any variation, 0"),
     (lambda p: find_programs(as_screen(np.full((50, 10), "a")), 2), "adata.X must be numeric"),
     (lambda p: find_programs(broken(p), 6, seed=-1), "seed must be"),
     (lambda p: choose_n_programs(broken(p), candidates=[]), "candidates"),
-    (lambda p: choose_n_programs(broken(p), candidates=[4, 400]), "n_programs must not exceed"),
-    (lambda p: choose_n_programs(broken(p), candidates=[0, 4]), "n_programs must be a whole number"),
+    (lambda p: choose_n_programs(broken(p), candidates=[4, 400]), "candidates must not exceed"),
+    (lambda p: choose_n_programs(broken(p), candidates=[0, 4]), "candidates must be a whole number"),
+    (lambda p: choose_n_programs(broken(p), candidates=7), "candidates must be a list"),
+    (lambda p: choose_n_programs(broken(p), signed="yes"), "signed must be True or False"),
+    (lambda p: choose_n_programs(broken(p)[:19].copy()), "at least 20 cells that take part, for two halves that can be compared, got 19"),
+    (lambda p: choose_n_programs(broken(p), prior_programs="g1"), "prior_programs must be a dict"),
     (lambda p: choose_n_programs(broken(p), n_repeats=0), "n_repeats must be"),
     (lambda p: choose_n_programs(p[0]), "adata must be an AnnData, got ndarray"),
     (lambda p: choose_n_programs(broken(p), [1, 4], prior_programs={"a": ["g1"], "b": ["g2"]}), "must count the 2 prior programs"),

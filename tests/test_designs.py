@@ -98,7 +98,12 @@ def test_pairs_need_cells():
 @pytest.mark.parametrize("options,message", [
     (dict(guides=["A", "B"], batch=["x"]), "batch must have one entry per cell"), (dict(guides=["A", "B"], covariates=pd.DataFrame({"d": [1.]})), "one row per cell"),
     (dict(guides=["A", "B"], covariates=pd.DataFrame({"d": [1., np.nan]})), "must be known for every cell, got 1"), (dict(guides=np.array([[1., np.nan]]), names=["A", "B"]), "guides must be finite"),
-    (dict(guides=np.ones((2, 2)), names=["A"]), "one name for each of the 2 guides, got 1"), (dict(guides=["A", "B"], control=["ctrl"]), "control must name guides")])
+    (dict(guides=np.ones((2, 2)), names=["A"]), "one name for each of the 2 guides, got 1"), (dict(guides=["A", "B"], control=["ctrl"]), "control must name guides"),
+    (dict(guides=["A", "B"], batch=["x", np.nan]), "batch must be known for every cell, got 1"), (dict(guides=["A", "B"], batch=[np.nan, np.nan]), "got 2 missing"),
+    (dict(guides=["A", "B"], covariates=np.ones(2)), "covariates must be a DataFrame, .* got ndarray"), (dict(guides=["A", "B"], covariates=pd.Series([1., 2.])), "got Series"),
+    (dict(guides=["A+B"], interactions=[("A", "A")]), "different guides, got \\('A', 'A'\\)"), (dict(guides=["A+B"], interactions=[("A", "B"), ("B", "A")]), "got \\('B', 'A'\\) again"),
+    (dict(guides=["A", "B"], interactions=[("A", "B")]), "got \\('A', 'B'\\), which none does"), (dict(guides=["A+B+C"], interactions=[("A", "B", "C")]), "pairs of guides such as"),
+    (dict(guides=["A+B"], interactions=["AB"]), "pairs of guides such as"), (dict(guides=["A+B"], interactions="A"), "pairs of guides such as"), (dict(guides=["A+B"], interactions=3), "got 3")])
 def test_cell_designs_that_are_refused(options, message):
     with pytest.raises(ValueError, match=message): cell_design(**options)
 
@@ -183,3 +188,22 @@ def test_no_controls_is_the_mean_of_guides(samples, told):
 def test_too_many_terms_are_not_looked_through(told, monkeypatch):
     monkeypatch.setattr("perturbnb.designs._MOST_TERMS", 2)
     assert check_identified(given_design(np.ones((3, 3)))) == [] and "too many to look for" in told()
+
+
+@pytest.mark.parametrize("column", ["guide", "target_gene", "batch"])
+def test_what_is_missing_is_no_category(samples, column):
+    table = samples.assign(target_gene="t")
+    table[column] = [np.nan, *table[column].iloc[1:]]
+    with pytest.raises(ValueError, match=f"'{column}'.* 1 "): formula_design(f"~ {column}", table)
+
+
+def test_controls_need_no_target(samples):
+    table = samples.assign(target_gene=np.where(samples["if_control"], None, samples["guide"].str[0]))
+    assert list(formula_design("~ target_gene", table).terms.index) == ["intercept", "target_gene[b]", "target_gene[a]"]
+
+
+def test_one_warning_for_all(samples, told):
+    rows = [(f"{b}{k}", b, False) for b in "mnopq" for k in "12"]
+    other = pd.DataFrame(rows, columns=["guide", "batch", "if_control"], index=[f"{g}|{b}" for g, b, _ in rows])
+    assert len(check_identified(screen_design(pd.concat([samples, other])))) == 5
+    assert told().count("cannot tell apart") == 1 and "and 2 more such sets" in told()

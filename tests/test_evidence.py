@@ -133,3 +133,11 @@ def test_weights_of_samples_do_not_change_the_unit_of_the_criterion(world):
     two, other = sparse_threshold(half, {"guide": 3.})
     assert two == pytest.approx(one / 2, rel=1e-2)
     np.testing.assert_array_equal(path["n_couplings"], other["n_couplings"])
+
+
+def test_strength_counts_cells_however_they_are_weighed(world):
+    spins, sample, _ = world
+    one = problem_of(spins, sample)
+    light = replace(one, cells=replace(one.cells, weights=one.cells.weights / 60), J_l2=one.J_l2 / 60, floor=one.floor / 60)
+    strength, other = empirical_bayes(one)[0], empirical_bayes(light)[0]
+    for kind in strength: np.testing.assert_allclose(other[kind] * 60, strength[kind], rtol=0.02)

@@ -287,3 +287,52 @@ def test_precision_and_recall_by_hand():
     np.testing.assert_allclose(precision, [1, 1, 2 / 3, 0.5])
     assert area == pytest.approx(0.5 + 0.5 * (1 + 2 / 3) / 2)
     with pytest.raises(ValueError, match="score must be finite"): fit_plots.precision_recall([np.nan, 1], [True, False])
+
+
+def test_missing_samples_and_networks_are_refused(screen, network):
+    spins, sample_id, samples = screen
+    gap = sample_id.astype(object)
+    gap[3] = np.nan
+    calls = (lambda ids: fit_quality(network, spins, ids), lambda ids: held_out_fit(spins, ids), lambda ids: null_edges(spins, ids), lambda ids: replicate_agreement(spins, ids, samples))
+    for call in calls:
+        for missing in (gap, list(gap)):
+            with pytest.raises(ValueError, match="must not be missing, got 1 NaN"): call(missing)
+    with pytest.raises(ValueError, match="network must be a SpinNetwork, .* got ndarray"): fit_quality(network.J, spins, sample_id)
+
+
+@pytest.mark.parametrize("n_jobs", [0, -2, 1.5, True])
+def test_processes_that_are_refused(screen, n_jobs):
+    for function in (held_out_fit, null_edges):
+        with pytest.raises(ValueError, match="n_jobs must be at least 1, or -1 for all processors, got"): function(*screen[:2], n_jobs=n_jobs)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_few_spins(screen, n, caplog):
+    "No pairs, no triples: said, drawn, and no warning of numpy"
+    spins, sample_id, samples = screen[0][:, :n], *screen[1:]
+    network = infer_network(spins, sample_id, samples=samples)
+    with np.errstate(all="raise"): quality = fit_quality(network, spins, sample_id)
+    assert np.isfinite(quality["variance_explained_means"]) and np.isnan(quality["r_triples"]) and "no third cumulants to compare" in caplog.text
+    axes = fit_plots.plot_model_check(compare_with_model(network, spins, sample_id))
+    assert "none to compare" in axes[2].get_title() and axes[0].collections
+    plt.close("all")
+    agreement = replicate_agreement(spins, sample_id, samples).to_frame()
+    assert np.isnan(agreement["r_J"]).all() and (agreement["r_response"] > 0.5).all()
+    if n == 1:
+        with pytest.raises(ValueError, match="at least 2 columns to have edges, got 1"): null_edges(spins, sample_id, samples=samples)
+
+
+def test_replicates_need_perturbations_in_common(screen):
+    spins, sample_id, samples = screen
+    with pytest.raises(ValueError, match="must name replicates that share perturbations, got 'guide'"): replicate_agreement(spins, sample_id, samples, by="guide")
+    with pytest.raises(ValueError, match="must be known for every sample that has cells, 'nt_1|x' has none"):
+        replicate_agreement(spins, sample_id, samples.assign(batch=samples["batch"].where(samples.index != "nt_1|x")))
+    with pytest.raises(ValueError, match="must stand in the index of samples, got 'z'"): replicate_agreement(spins, np.full(len(spins), "z"), samples)
+    with pytest.raises(ValueError, match="must have a unique index, got 'nt_1|x' twice"): replicate_agreement(spins, sample_id, pd.concat([samples, samples.iloc[:1]]))
+    apart = samples.assign(batch=np.where(samples["target_gene"] == "a", "only a", samples["batch"]))
+    agreement = replicate_agreement(spins, sample_id, apart, design="free").to_frame()
+    assert np.isfinite(agreement.loc["x and y"]).all() and np.isnan(agreement.loc["only a and x", "rms_response"]) and np.isfinite(agreement["r_J"]).all()
+
+
+def test_at_least_one_value_is_looked_at(screen, network):
+    with pytest.raises(ValueError, match="max_values must be a whole number of at least 1, got 0"): compare_with_model(network, *screen[:2], max_values=0)

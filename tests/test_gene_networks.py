@@ -135,3 +135,23 @@ def test_hundreds_of_genes():
     strength, pairs = np.abs(network.J), np.tril_indices(n, -1)
     top = np.argsort(-strength[pairs])[:np.count_nonzero(J[pairs])]
     assert (J[pairs][top] != 0).mean() > 0.95 and network.converged
+
+
+def test_arguments_of_another_kind(screen):
+    "The argument that was given is the one that is named"
+    edges = pd.DataFrame({"regulator": ["G0"], "regulated": ["G1"]})
+    for call, message in ((lambda: infer_gene_network(screen.X), "adata must be an AnnData, .* got ndarray"), (lambda: gene_spins(screen.X), "adata must be an AnnData, .* got ndarray"),
+                          (lambda: infer_gene_network(screen, prior={}), "prior must be a DataFrame .* got dict"), (lambda: prior_network({}, ["G0"]), "edges must be a DataFrame .* got dict"),
+                          (lambda: infer_gene_network(screen, prior=edges.rename(columns={"regulated": "target"})), "prior must have a column 'regulated'"),
+                          (lambda: infer_gene_network(screen, prior=edges.replace("G1", "Q")), "prior must join genes of the network"),
+                          (lambda: infer_gene_network(screen, names=["G0"]), "choose them with genes="),
+                          (lambda: prior_network(edges, ["G0", "G1", "G0"]), "names must be different, got 'G0' twice"),
+                          (lambda: prior_network(edges, ["G0", "G1"], size=np.nan), "size must be a finite number, got nan")):
+        with pytest.raises(ValueError, match=message): call()
+
+
+def test_controls_are_true_or_false(screen):
+    table = screen.uns["perturbnb"]["samples"]
+    with pytest.raises(ValueError, match="must be bool, got .'False'"): known_interventions(table.assign(if_control="False"), ["G0"])
+    assert known_interventions(table.assign(if_control=table["if_control"].astype(int)), ["G0"]) == {"G0": {"G0": -1}}
+    with pytest.raises(ValueError, match="sign must be -1 or 1 .* got 0$"): known_interventions(table, ["G0"], sign=0)

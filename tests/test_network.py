@@ -234,7 +234,7 @@ def test_files_that_are_refused(network, tmp_path):
     network.save(tmp_path / "n.h5ad")
     (tmp_path / "cut.h5ad").write_bytes((tmp_path / "n.h5ad").read_bytes()[:5000])
     with pytest.raises(ValueError, match="readable .h5ad file, got 'cut.h5ad'"): SpinNetwork.load(tmp_path / "cut.h5ad")
-    with pytest.raises(FileNotFoundError): SpinNetwork.load(tmp_path / "none.h5ad")
+    with pytest.raises(ValueError, match="lead to a saved SpinNetwork, there is no file"): SpinNetwork.load(tmp_path / "none.h5ad")
     with pytest.raises(ValueError, match="existing folder"): network.save(tmp_path / "nowhere" / "n.h5ad")
     newer = ad.read_h5ad(tmp_path / "n.h5ad")
     newer.uns["format_version"] = 99
@@ -268,7 +268,11 @@ def test_quality_of_other_cells(network, screen):
     (dict(method="pseudolikelihood"), "did you mean 'pseudo_likelihood'"), (dict(method="exact", directed=True), "needs an energy"), (dict(method="mcmc", directed=True), "needs an energy"),
     (dict(method="mcmc", interventions={"a_1|x": {"P1": -1}}), "leave single conditionals out"), (dict(step_size=0.1), "step_size is an option of method='mcmc'"), (dict(seed=-1), "seed must be"),
     (dict(design=np.ones((3, 2))), "a row for each of 16 samples or 960 cells"), (dict(design="~ batch + gide"), "did you mean 'guide'"),
-    (dict(l2_response="Auto"), "l2_response must be a number"), (dict(l2_h=np.nan), "l2_h must be"), (dict(tol="small"), "tol must be"), (dict(max_iter=0), "max_iter must be")])
+    (dict(l2_response="Auto"), "l2_response must be a number"), (dict(l2_h=np.nan), "l2_h must be"), (dict(tol="small"), "tol must be"), (dict(max_iter=0), "max_iter must be"),
+    (dict(directed="no"), "directed must be True or False, got 'no'"), (dict(directed=None), "directed must be True or False, got None"), (dict(names=3), "names must be 6 different names, got 3"),
+    (dict(names="abcdef"), "names must be 6 different names, got 'abcdef'"), (dict(n_jobs=0), "n_jobs must be"), (dict(n_jobs="x"), "n_jobs must be"),
+    (dict(method="mcmc", step_size="x"), "step_size must be a number"), (dict(method="mcmc", mixing=-1), "mixing must be a whole number"), (dict(design=None), "design must be 'auto'.*got None"),
+    (dict(design=np.ones(16)), "got ndarray of shape \\(16,\\)"), (dict(design="~ __import__('os').getcwd()"), "design must be")])
 def test_options_that_are_refused(screen, changes, message):
     spins, sample_id, samples, _ = screen
     with pytest.raises(ValueError, match=message): infer_network(spins, sample_id, samples=samples, **changes)
@@ -277,6 +281,8 @@ def test_options_that_are_refused(screen, changes, message):
 @pytest.mark.parametrize("change,message", [
     (lambda s: s.drop(columns="guide"), "samples must have a column 'guide'"), (lambda s: s.drop(columns="if_control"), "column 'if_control'"),
     (lambda s: s.assign(if_control="yes"), "must be bool, got \\['yes'\\]"), (lambda s: pd.concat([s, s.iloc[:1]]), "unique index, got 'a_1|x' twice"),
+    (lambda s: {}, "samples must be a DataFrame with a row per sample, got dict"),
+    (lambda s: s.assign(batch=[np.nan, *s["batch"].iloc[1:]]), "samples\\['batch'\\] must be known for every row, got 1"),
     (lambda s: s.iloc[1:], "'a_1|x'; did you mean")])
 def test_samples_that_are_refused(screen, change, message):
     spins, sample_id, samples, _ = screen
@@ -345,7 +351,9 @@ def test_prior_of_responses(screen, network):
     (dict(response_prior=np.zeros((2, 6))), "response_prior must have shape \\(6, 6\\)"), (dict(response_prior=pd.DataFrame([[1.]], ["a_3"], ["P1"])), "got 'a_3'; did you mean 'a_2'"),
     (dict(response_prior=np.zeros((16, 6)), design="free"), "a term for each guide"),
     (dict(interventions={"a_1|z": {"P1": -1}}), "samples that have cells, got 'a_1.z'; did you mean"), (dict(interventions={"a_1|x": {"P9": -1}}), "spins, got 'P9' in sample 'a_1.x'"),
-    (dict(interventions={"a_1|x": {"P1": 0}}), "-1 \\(held down\\) or 1"), (dict(interventions=[("a_1|x", "P1")]), "a dict .* or a DataFrame"),
+    (dict(interventions={"a_1|x": {"P1": 0}}), "-1 \\(held down\\) or 1"), (dict(interventions={"a_1|x": "P1"}), "such as {'P1': -1}, got 'P1' for sample 'a_1.x'"),
+    (dict(interventions={"a_1|x": -1}), "got -1 for sample"), (dict(J_prior=pd.DataFrame("abc", ["P1"], ["P2"])), "J_prior must be numeric.*got 'abc'"),
+    (dict(response_prior=pd.DataFrame({"P1": ["down", None]}, ["a_1", "a_2"])), "response_prior must be numeric.*got 'down'"), (dict(interventions=[("a_1|x", "P1")]), "a dict .* or a DataFrame"),
     (dict(interventions=pd.DataFrame(-1, [f"{g}|{b}" for g in ("a_1", "a_2", "b_1", "b_2", "c_1", "c_2", "nt_1", "nt_2") for b in "xy"], ["P2"])), "in which it is free, 'P2' has none")])
 def test_priors_and_interventions_that_are_refused(screen, options, message):
     spins, sample_id, samples, _ = screen
@@ -540,3 +548,50 @@ def test_confounded_designs_are_named(screen, caplog, monkeypatch):
     fit = infer_network(spins, sample_id, samples=alone)
     assert "cannot tell apart: batch[z], guide[a_1]" in caplog.text and np.isfinite(fit.h).all()
     with pytest.raises(ValueError, match="apart.*batch\\[y\\], day"): infer_network(spins, sample_id, samples=samples.assign(day=(samples["batch"] == "y") * 3.), design="~ batch + day")
+
+
+def test_tables_that_are_not_spins(screen, network):
+    spins, sample_id, _, _ = screen
+    with pytest.raises(ValueError, match="got AnnData; give adata.obsm\\['spins'\\]"): infer_network(ad.AnnData(spins.astype(np.float32)), sample_id)
+    with pytest.raises(ValueError, match="cells × programs with values -1, 0, 1, got SpinNetwork"): infer_network(network, sample_id)
+    with pytest.raises(ValueError, match="spins must be numeric"): infer_network(pd.DataFrame(spins).astype(str), sample_id)
+    with pytest.raises(ValueError, match="one entry per cell"): infer_network(spins, "sample_id")
+
+
+def test_columns_are_names(screen, network):
+    spins, sample_id, samples, _ = screen
+    table = pd.DataFrame(spins, columns=list("uvwxyz"))
+    again = infer_network(table, sample_id, samples=samples)
+    assert again.names == list("uvwxyz") and infer_network(table, sample_id, samples=samples, names=network.names).names == network.names
+    np.testing.assert_array_equal(again.J, network.J)
+
+
+def test_words_are_listed_once(screen):
+    spins, sample_id, _, _ = screen
+    with pytest.raises(ValueError) as error: infer_network(spins, sample_id, sample_weight="cell")
+    assert str(error.value).count("'equal'") == 1
+
+
+def test_flags_of_numpy(screen):
+    assert "directed" in repr(infer_network(screen[0], screen[1], design="free", directed=np.True_))
+
+
+@pytest.mark.parametrize("n_cells", [-1, [1, 2], 1.5, "5"])
+def test_numbers_of_cells_that_are_refused(network, n_cells):
+    with pytest.raises(ValueError, match="n_cells must be a whole number"): network.sample(n_cells)
+
+
+@pytest.mark.parametrize("options,reason", [(dict(tol=0), "rounding leaves nothing to improve"), (dict(max_iter=3, l2_response=1.), "; raise max_iter")])
+@pytest.mark.parametrize("method", ["pseudo_likelihood", "exact"])
+def test_why_a_fit_stopped(screen, options, reason, method):
+    spins, sample_id, samples, _ = screen
+    with pytest.warns(ConvergenceWarning, match=reason): infer_network(spins[:, :4], sample_id, samples=samples, method=method, **options)
+
+
+def test_targets_with_guides_are_no_warning(screen, caplog, monkeypatch):
+    spins, sample_id, samples, _ = screen
+    monkeypatch.setattr("perturbnb.common.logger.propagate", True)
+    caplog.set_level("INFO", logger="perturbnb")
+    infer_network(spins, sample_id, samples=samples, design="~ batch + target_gene + guide")
+    told = [record for record in caplog.records if "guides" in record.getMessage()]
+    assert len(told) == 1 and told[0].levelname == "INFO" and "3 targets are the sum of their guides" in told[0].getMessage()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
-from perturbnb.model import conditional_probabilities, gibbs_sample
+from perturbnb.model import conditional_probabilities, exact_moments, gibbs_sample
 from perturbnb.network import SpinNetwork, infer_network
 from perturbnb.new_samples import infer_fields, representative_samples
 from perturbnb.response import relative_response
@@ -59,6 +59,38 @@ def test_a_joint_optimum_is_one_in_its_part(screen, network):
     np.testing.assert_allclose(again.coefficient_sd, network.coefficient_sd, rtol=0.02)
 
 
+def test_a_default_network_gives_its_samples_back(screen):
+    "Up to ten spins the default is the exact likelihood, and so are the fields"
+    spins, sample_id, samples, _ = screen
+    network = infer_network(spins, sample_id, samples=samples)
+    again = infer_fields(network, spins, sample_id, samples=samples, l2_response=network.l2_response)
+    assert network.method == again.method == again.parameters["method"] == "exact" and again.converged
+    np.testing.assert_allclose(again.h, network.h, atol=1e-3)
+    np.testing.assert_allclose(again.coefficient_sd, network.coefficient_sd, rtol=1e-3)
+    assert np.abs(infer_fields(replace(network, method="pseudo_likelihood"), spins, sample_id, samples=samples, l2_response=network.l2_response).h - network.h).max() > 0.01
+
+
+def test_exact_fields_reproduce_the_means(screen):
+    "A field per sample, nearly free: its mean spins are those seen, also where a program is always up"
+    spins, sample_id, samples, _ = screen
+    network, spins = infer_network(spins, sample_id, samples=samples), spins.copy()
+    spins[sample_id == "a_1|x", 0] = 1
+    fitted = infer_fields(network, spins, sample_id, samples=samples, design="free")
+    seen = np.array([spins[sample_id == name].mean(0) for name in fitted.samples.index])
+    np.testing.assert_allclose([exact_moments(network.J, field).mean for field in fitted.h], seen, atol=1e-3)
+    assert fitted.converged and np.abs(fitted.h).max() < 20
+
+
+def test_sampled_networks_say_which_fields_they_get(screen, network, caplog):
+    spins, sample_id, samples, _ = screen
+    sampled = replace(network, method="mcmc")
+    assert infer_fields(sampled, spins, sample_id, samples=samples).method == "exact"
+    large = np.kron(np.eye(3), network.J)[:13, :13]
+    many = replace(sampled, J=large, names=[f"p{i}" for i in range(13)])
+    with caplog.at_level("INFO", logger="perturbnb"): fitted = infer_fields(many, np.hstack([spins, spins, spins[:, :1]]), sample_id, samples=samples, design="free")
+    assert fitted.method == "pseudo_likelihood" and "13 spins are too many" in caplog.text
+
+
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 30), st.integers(0, 99))
 def test_against_scipy(n, n_cells, seed):
@@ -78,7 +110,7 @@ def test_against_scipy(n, n_cells, seed):
 def planted_network(J):
     "A network with given couplings"
     rng = np.random.default_rng(0)
-    return replace(infer_network(rng.integers(-1, 2, (60, len(J))), np.zeros(60, int)), J=J)
+    return replace(infer_network(rng.integers(-1, 2, (60, len(J))), np.zeros(60, int), method="pseudo_likelihood"), J=J)
 
 
 def test_directed_couplings_are_taken_as_they_are(screen, network):
@@ -172,3 +204,12 @@ def test_small_samples_are_not_chosen():
     at = np.repeat(np.arange(6), sizes)
     spins = gibbs_sample(np.zeros((5, 5)), np.where(at[:, None] < 3, 1., -1.) * np.ones(5) + 0 * rng.random((len(at), 1)), seed=1)
     assert set(representative_samples(spins, at, 2)) == {"2", "5"}
+
+
+def test_missing_samples_and_networks_are_refused(screen):
+    spins, sample_id, _, _ = screen
+    gap = sample_id.astype(object)
+    gap[3] = np.nan
+    for missing in (gap, list(gap)):
+        with pytest.raises(ValueError, match="must not be missing, got 1 NaN"): representative_samples(spins, missing, 3)
+    with pytest.raises(ValueError, match="network must be a SpinNetwork, .* got NoneType"): infer_fields(None, spins, sample_id)

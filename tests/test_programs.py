@@ -223,8 +223,13 @@ def test_summary(programs):
     (lambda p: onmf(np.zeros((5, 4)), 1), "number of genes"),
     (lambda p: onmf(p[0], 6, max_iter=0), "max_iter"),
     (lambda p: onmf(p[0], 6, n_init=0), "n_init"),
-    (lambda p: onmf(p[0], 6, tol=-1), "tol must be at least 0"),
-    (lambda p: onmf(p[0], 6, tol=np.nan), "tol must be at least 0"),
+    (lambda p: onmf(p[0], 6, tol=-1), "tol must be a number of at least 0"),
+    (lambda p: onmf(p[0], 6, tol=np.nan), "tol must be a number of at least 0"),
+    (lambda p: onmf(p[0], 6, tol="x"), "tol must be a number of at least 0"),
+    (lambda p: onmf(p[0], 6, signed="yes"), "signed must be True or False, got 'yes'"),
+    (lambda p: onmf(p[0] * 1e30, 6), "X must have a squared norm below 1e18"),
+    (lambda p: onmf(sparse.csr_matrix(p[0] * 1e300), 6), "X must have a squared norm below 1e18, got inf"),
+    (lambda p: onmf(p[0], 6).top_genes("x"), "n must be a whole number of at least 1"),
     (lambda p: onmf(p[0], 6, n_jobs=0), "n_jobs must be"),
     (lambda p: onmf(p[0], 6, n_jobs=-2), "n_jobs must be"),
     (lambda p: onmf(p[0], 6, n_jobs=1.5), "n_jobs must be"),
@@ -250,6 +255,15 @@ def test_summary(programs):
 def test_bad_input(planted, call, message):
     with pytest.raises(ValueError, match=message):
         call(planted)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize("options", [{}, {"signed": True}, {"overlap": 2}, {"orthogonal": "cells"}])
+def test_large_values_are_taken_without_overflow(planted, form, options):
+    X = planted[0].astype(float)
+    X *= 0.9e9 / np.linalg.norm(X)
+    np.testing.assert_allclose(onmf(form(X), 6, **options).explained, onmf(form(planted[0].astype(float)), 6, **options).explained, rtol=1e-4)
 
 
 def test_true_and_false_count_as_one_and_zero(planted):
