@@ -166,7 +166,7 @@ def _sums(regressions, J, B):
     curvature[i, i, i], slope[i, i] = each[1], each[0]
     return _Sums(curvature, along, own, slope, own_slope, each[2])
 
-# %% ../nbs/02d_sandwich.ipynb #72f90ed0
+# %% ../nbs/02d_sandwich.ipynb #2f36bda8
 @dataclass(frozen=True)
 class _Solution:
     "What the last Newton step was made of"
@@ -200,6 +200,7 @@ def _together(regressions, curvature, slope):
     step = inverse @ g
     return inverse, step[at], g @ step
 
+# %% ../nbs/02d_sandwich.ipynb #3bba4b4c
 def _newton(regressions, J, B):
     "One Newton step: J and B behind it, and the solution at the old ones"
     layout, floor, sums, n = regressions.layout, regressions.floor, _sums(regressions, J, B), len(J)
@@ -237,7 +238,7 @@ def _refit(regressions, J, B, tol=3e-4, max_iter=20):
         if solution.decrement <= enough: break
     return before, (J, B), solution, solution.decrement <= enough
 
-# %% ../nbs/02d_sandwich.ipynb #55c8d25c
+# %% ../nbs/02d_sandwich.ipynb #c2d23b36
 def _regressions(spins, unit, weights, design, terms, left_out=None, directed=False, by_spin=False):
     "Cells sorted so that those of an own term stand together"
     design = sparse.csc_array(design)
@@ -247,7 +248,7 @@ def _regressions(spins, unit, weights, design, terms, left_out=None, directed=Fa
     return _Regressions(np.ascontiguousarray(spins[order].T), order, unit[order], weights[order].astype(np.float32), counts, design, layout,
                         FLOOR * weights.mean(), directed, by_spin, 256 if by_spin else 1024)
 
-# %% ../nbs/02d_sandwich.ipynb #e86bcf87
+# %% ../nbs/02d_sandwich.ipynb #24d402f1
 @njit(cache=True, nogil=True, fastmath={"contract"})
 def _score_kernel(x, residual, square_residual, size, own, edges, centre, directed, scores):
     # x (width, m), residuals (n, m), size (m,), own (n_runs,), edges (n_runs + 1,), centre (n_own, n, width); fills the first m columns of scores; all float32 but own, edges
@@ -273,7 +274,7 @@ def _score_kernel(x, residual, square_residual, size, own, edges, centre, direct
                 for c in range(len(score)): score[c] = r_i[c] * (x_f[c] - z[c] * here)
                 at += 1
 
-# %% ../nbs/02d_sandwich.ipynb #00f8a3af
+# %% ../nbs/02d_sandwich.ipynb #33024597
 @dataclass(frozen=True)
 class Covariance:
     "Covariances of all coefficients, in parts: own cells of a term, and what all terms share"
@@ -322,7 +323,7 @@ class Covariance:
             result[:, :, i] += np.einsum("jxt,tjx->tj", (self.shared[:, at] @ m.T)[self.place], self.centre) - cross
         return result
 
-# %% ../nbs/02d_sandwich.ipynb #9a03561e
+# %% ../nbs/02d_sandwich.ipynb #ee578f49
 def _one_sided(regressions):
     "Own terms × spins: whether all counting cells have the spin up or all down, and whether there are none"
     layout, spins = regressions.layout, regressions.spins
@@ -332,7 +333,7 @@ def _one_sided(regressions):
     else: n, total = (of_term @ values.T for values in (regressions.counts[:, regressions.unit], spins * regressions.counts[:, regressions.unit]))
     return (np.abs(total) == n) & (n > 0), np.broadcast_to(n == 0, total.shape)
 
-# %% ../nbs/02d_sandwich.ipynb #06f8337c
+# %% ../nbs/02d_sandwich.ipynb #9614e844
 _MOST_LEVERAGE = 0.9 # a guide with one cell predicts it perfectly
 
 def _average_leverage(at, solution):
@@ -391,6 +392,7 @@ def _scattered(regressions, J, B, solution, mean_of, one_sided):
         for g, other in enumerate(mean_of): spread[here, size + g * n:size + (g + 1) * n] += np.tensordot(other, change, 1)
     return spread, with_joint, alone
 
+# %% ../nbs/02d_sandwich.ipynb #1b9219f4
 def _sandwich(regressions, J, B, solution, one_sided):
     "Covariances of all parameters"
     layout, (n, _) = regressions.layout, regressions.layout.at.shape
@@ -405,7 +407,7 @@ def _sandwich(regressions, J, B, solution, one_sided):
     with_shared = (with_joint.reshape(-1, len(spread)) @ moves.T.astype(np.float32)).reshape(with_joint.shape)
     return Covariance(layout.own, np.append(layout.kept, layout.null), place, centre, moves @ spread @ moves.T, with_shared, alone)
 
-# %% ../nbs/02d_sandwich.ipynb #a576657f
+# %% ../nbs/02d_sandwich.ipynb #35f0e686
 @dataclass(frozen=True)
 class SpinCovariance:
     "As `Covariance`, for each spin by itself; between spins only what the own cells of a term have in common"
@@ -445,7 +447,7 @@ class SpinCovariance:
         "Covariance of each own term across spins"
         return np.stack([self.between(t, t) for t in self.own]) if len(self.own) else self.alone
 
-# %% ../nbs/02d_sandwich.ipynb #f1303484
+# %% ../nbs/02d_sandwich.ipynb #8d167302
 def _moves(regressions, block, r, q, e, solution, mean_of):
     "How far each cell moves the parameters of each spin, (n_spins, width + n_null, n_cells)"
     n, width, real = len(r), len(block.x), np.float32

@@ -22,7 +22,7 @@ from .model import check_spins
 from .network import SpinNetwork, _left_out, _units
 from .sandwich import Covariance, SpinCovariance, _one_sided, _refit, _regressions, _sandwich, _sandwich_by_spin, _with_null
 
-# %% ../nbs/02d_uncertainty.ipynb #55fbf84d
+# %% ../nbs/02d_uncertainty.ipynb #3af720d9
 def _tested(table, group=None):
     "Add z, p and q; q is taken within each group"
     table = table.assign(z=table["estimate"] / table["se"])
@@ -32,6 +32,7 @@ def _tested(table, group=None):
         table.loc[rows.index, "q"] = stats.false_discovery_control(rows["p"])
     return table
 
+# %% ../nbs/02d_uncertainty.ipynb #d4d9f283
 @dataclass(frozen=True)
 class Uncertainty:
     "How sure a network is of its couplings and coefficients"
@@ -102,7 +103,7 @@ class Uncertainty:
         edges, how = self.to_frame(), ", each spin by itself" if self.approximate else ""
         return f"Uncertainty: {len(self.names)} spins, {len(self.terms)} terms, {self.n_cells} cells{how}; {(edges['q'] < 0.05).sum()} of {len(edges)} couplings at q < 0.05"
 
-# %% ../nbs/02d_uncertainty.ipynb #dde0a551
+# %% ../nbs/02d_uncertainty.ipynb #1aadff16
 _MOST_PARAMETERS = 6000 # couplings and shared terms that are solved for together: 100 undirected spins
 _MOST_APART = 400 # spins, each solved by itself
 
@@ -123,7 +124,7 @@ def _cells_of(network, spins, sample_id, design, interventions):
     weights = 1 / np.bincount(sample, minlength=len(network.samples))[sample] if network.parameters["sample_weight"] == "equal" else np.ones(len(spins))
     return spins[:, varies], unit, weights, matrix, left_out, varies
 
-# %% ../nbs/02d_uncertainty.ipynb #094e78bc
+# %% ../nbs/02d_uncertainty.ipynb #845ddb23
 def network_uncertainty(
     network: SpinNetwork, # fitted to these cells, by any method
     spins: np.ndarray, # (n_cells, n_spins), values -1, 0, 1
