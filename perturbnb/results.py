@@ -42,8 +42,9 @@ def _responses(a):
 
 def _measured(result, columns):
     "Some columns of a `Targets`, renamed; NaN where there is none"
-    if result is None: return pd.DataFrame({name: pd.Series(dtype=object if name in ("target_gene", "program") else float) for name in ("target_gene", "program", *columns.values())})
-    return result.to_frame()[["target_gene", "program", *columns]].rename(columns=columns)
+    keys = ["target_gene", "program"]
+    table = pd.DataFrame(columns=[*keys, *columns]).astype(dict.fromkeys(columns, float)) if result is None else result.to_frame()
+    return table[[*keys, *columns]].rename(columns=columns)
 
 def _targets(a):
     "Whether each target acts, by several tests"
