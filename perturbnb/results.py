@@ -58,7 +58,8 @@ def _targets(a):
     table = added(table, None if a.total is None else a.total.table, {"F": "total_F", "p": "total_p", "q": "total_q"})
     table = added(table, a.energy, {"energy": "energy", "p": "energy_p", "q": "energy_q"})
     table = added(table, None if a.direct is None else a.direct.table, {"disagreement_p": "disagreement_p"}).reset_index()
-    return _flagged(table, one_guide=(table["n_guides"] == 1) | table["F"].notna() & table["disagreement_p"].isna(), guides_disagree=pnb.targets._false_discovery(table["disagreement_p"].to_numpy()) < 0.05, no_controls=table["reference"] == "all samples")
+    alone = (table["n_guides"] == 1) | table["F"].notna() & table["disagreement_p"].isna()
+    return _flagged(table, one_guide=alone, guides_disagree=pnb.targets._false_discovery(table["disagreement_p"].to_numpy()) < 0.05, no_controls=table["reference"] == "all samples")
 
 def _edges(a):
     "All couplings, the best supported first"
