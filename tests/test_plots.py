@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
-from perturbnb import evidence_plots, figures, fit_plots, network_plots, plots, program_plots
+from perturbnb import evidence_plots, figures, network_plots, plots, program_plots
 from perturbnb.embedding import _position_energy, embed_cells, program_positions
 from perturbnb.response import Response
 from perturbnb.targets import Targets, combine_guides
@@ -56,7 +56,8 @@ def uncertainty_of(s, directed=False):
     "What figures read of an Uncertainty: couplings above 0.3 in size stand out"
     def to_frame(order="evidence"):
         i, j = np.nonzero(~np.eye(len(s.J), dtype=bool)) if directed else np.tril_indices(len(s.J), -1)
-        table = pd.DataFrame({"regulator": np.array(s.names)[j], "regulated": np.array(s.names)[i], "J": s.J[i, j], "estimate": 1.1 * s.J[i, j], "se": .1, "q": np.where(np.abs(s.J[i, j]) > .3, .01, .5)})
+        names, J = np.array(s.names), s.J[i, j]
+        table = pd.DataFrame({"regulator": names[j], "regulated": names[i], "J": J, "estimate": 1.1 * J, "se": .1, "q": np.where(np.abs(J) > .3, .01, .5)})
         return table.sort_values("J", key=np.abs, ascending=False, ignore_index=True, kind="stable")
     return SimpleNamespace(J=s.J, J_se=np.full(s.J.shape, .1), names=s.names, directed=directed, to_frame=to_frame)
 
@@ -237,7 +238,8 @@ def test_nothing_known_at_all():
 def test_one_program_or_one_target(n_programs, n_targets):
     s = screen(n_programs, n_targets, 60)
     s.group[:] = 0
-    targets = Targets(*[s.values] * 8, pd.DataFrame({"n_guides": 1, "q": .5}, index=s.targets), pd.DataFrame({"target_gene": s.targets}, index=s.targets), s.values, abs(s.values), abs(s.values), np.ones(n_programs), 1., s.names, "mean")
+    tables = pd.DataFrame({"n_guides": 1, "q": .5}, index=s.targets), pd.DataFrame({"target_gene": s.targets}, index=s.targets)
+    targets = Targets(*[s.values] * 8, *tables, s.values, abs(s.values), abs(s.values), np.ones(n_programs), 1., s.names, "mean")
     for ax in (plots.plot_network(s.network), plots.plot_response(s.response, groups=s.group), plots.plot_response_dots(targets), evidence_plots.plot_target(targets, s.targets[0]),
                program_plots.plot_program_clusters(s.programs, np.zeros(60)), network_plots.network_diagram(s.network), plots.plot_programs_on_umap(s.umap, s.programs)):
         ax.figure.draw_without_rendering()
