@@ -11,6 +11,8 @@ from . import (
     embedding,
     empirical_null,
     evidence,
+    evidence_plots,
+    figures,
     fit_plots,
     gene_clusters,
     gene_networks,
@@ -24,10 +26,12 @@ from . import (
     network_plots,
     new_samples,
     number_of_programs,
+    on_target,
     panels,
     pipeline,
     plots,
     preprocess,
+    program_plots,
     programs,
     report,
     response,
@@ -63,6 +67,7 @@ from .model import conditional_probabilities, energy, exact_moments, gibbs_sampl
 from .network import SpinNetwork, infer_network
 from .new_samples import infer_fields, representative_samples
 from .number_of_programs import ProgramChoice, choose_n_programs
+from .on_target import on_target_change
 from .panels import network_panel
 from .pipeline import Analysis, analyse_screen, run
 from .preprocess import prepare_screen, summarise_screen
@@ -81,12 +86,13 @@ __all__ = [
     "combine_guides", "compare_with_model", "conditional_probabilities", "discretize", "energy", "energy_test", "exact_moments",
     "find_programs", "fit_levels", "fit_quality", "flag_technical", "formula_design", "gene_spins", "gibbs_sample", "guide_concordance",
     "held_out_fit", "infer_fields", "infer_gene_network", "infer_network", "known_interventions", "log_pseudo_likelihood", "moments",
-    "name_programs", "network_modules", "network_panel", "network_uncertainty", "null_edges", "onmf", "prepare_screen", "prior_network",
-    "project_programs", "read_gmt", "relative_response", "replicate_agreement", "representative_samples", "response_groups",
-    "response_order", "run", "screen_design", "select_programs", "set_verbosity", "simulate_screen", "store_programs", "summarise_screen",
-    "target_responses", "total_effects",
+    "name_programs", "network_modules", "network_panel", "network_uncertainty", "null_edges", "on_target_change", "onmf", "prepare_screen",
+    "prior_network", "project_programs", "read_gmt", "relative_response", "replicate_agreement", "representative_samples",
+    "response_groups", "response_order", "run", "screen_design", "select_programs", "set_verbosity", "simulate_screen", "store_programs",
+    "summarise_screen", "target_responses", "total_effects",
     "annotation", "bootstrap", "cells", "clustering", "common", "conditionals", "consensus", "datasets", "designs", "embedding",
-    "empirical_null", "evidence", "fit_plots", "gene_clusters", "gene_networks", "goodness", "gram", "levels", "likelihood", "model",
-    "multiplicative", "network", "network_plots", "new_samples", "number_of_programs", "panels", "pipeline", "plots", "preprocess",
-    "programs", "report", "response", "results", "sandwich", "simulate", "targets", "uncertainty", "usage_effects",
+    "empirical_null", "evidence", "evidence_plots", "figures", "fit_plots", "gene_clusters", "gene_networks", "goodness", "gram", "levels",
+    "likelihood", "model", "multiplicative", "network", "network_plots", "new_samples", "number_of_programs", "on_target", "panels",
+    "pipeline", "plots", "preprocess", "program_plots", "programs", "report", "response", "results", "sandwich", "simulate", "targets",
+    "uncertainty", "usage_effects",
 ]
