@@ -89,7 +89,7 @@ __all__ = [
     "find_programs", "fit_levels", "fit_quality", "flag_technical", "formula_design", "gene_spins", "gibbs_sample", "group_stability", "guide_concordance",
     "held_out_fit", "infer_fields", "infer_gene_network", "infer_network", "known_interventions", "log_pseudo_likelihood", "module_stability", "moments",
     "name_programs", "network_modules", "network_panel", "network_uncertainty", "null_edges", "on_target_change", "onmf", "plot_resolution_scan", "prepare_screen",
-    "prior_network", "project_programs", "read_gmt", "relative_response", "replicate_agreement", "representative_samples",
+    "prior_network", "project_programs", "read_gmt", "relative_response", "replicate_agreement", "representative_samples", "resolution_scan",
     "response_groups", "response_order", "run", "screen_design", "select_programs", "set_verbosity", "simulate_screen", "store_programs",
     "summarise_screen", "target_responses", "total_effects",
     "annotation", "bootstrap", "cells", "clustering", "common", "conditionals", "consensus", "datasets", "designs", "embedding",

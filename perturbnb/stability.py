@@ -50,7 +50,8 @@ class Stability:
         return pd.DataFrame({name: np.asarray(self.names, dtype=object)[order], what: self.labels[order], "stability": self.share[order]})
 
     def __repr__(self):
-        return f"Stability: {len(self.names)} {self.level}s over {len(self.rand)} draws, mean adjusted Rand {self.mean_rand:.2f}, mean share {np.nanmean(self.share) if np.isfinite(self.share).any() else np.nan:.2f}"
+        share = self.share[np.isfinite(self.share)].mean() if np.isfinite(self.share).any() else np.nan
+        return f"Stability: {len(self.names)} {self.level}s over {len(self.rand)} draws, mean adjusted Rand {self.mean_rand:.2f}, mean share {share:.2f}"
 
 # %% ../nbs/04b_stability.ipynb #4b000011
 def draw_couplings(
