@@ -68,11 +68,11 @@ def plot_edges(
 ) -> Axes:
     "Forest plot of couplings"
     edges = uncertainty.to_frame(order=order).head(check_whole("n", n, 1))
-    between = " → " if uncertainty.directed else " – "
+    half, between = _half_width(edges["se"].to_numpy(), level), " → " if uncertainty.directed else " – "
     ax = _forest_canvas(ax, [a + between + b for a, b in zip(edges["regulator"], edges["regulated"])])
-    _draw_intervals(ax, edges["estimate"].to_numpy(), _half_width(edges["se"].to_numpy(), level), (edges["q"] < q).to_numpy(), palette)
+    _draw_intervals(ax, edges["estimate"].to_numpy(), half, (edges["q"] < q).to_numpy(), palette)
     ax.scatter(edges["J"], np.arange(len(edges)), s=16, marker="D", facecolor="white", edgecolor="0.2", linewidth=0.8, zorder=4)
-    ax.set(xlabel=f"coupling, with its {100 * level:g} % interval; diamond: in the network")
+    ax.set(xlabel=f"coupling, with its {100 * level:g} % interval\n(diamond: in the network)")
     return ax
 
 # %% ../nbs/05c_evidence_plots.ipynb #683bfa1c
@@ -101,8 +101,8 @@ def plot_target(
     row = _target_row(targets, target)
     evidence = np.nan_to_num(np.abs(targets.t[row]), nan=-1)
     shown = np.argsort(-evidence, kind="stable")[:check_whole("n", n, 1)]
-    ax = _forest_canvas(ax, [targets.names[k] for k in shown])
     half = _half_width(targets.se[row, shown], level, targets.df[row, shown])
+    ax = _forest_canvas(ax, [targets.names[k] for k in shown])
     _draw_intervals(ax, targets.estimate[row, shown], half, targets.q[row, shown] < q, palette)
     if guides: _draw_guides(ax, targets, target, shown)
     limits = _usual_limits(targets.estimate[row, shown], half)

@@ -143,7 +143,7 @@ def _write_ticks(
     inches: float, # length of the axis
 ) -> None:
     "Names in letters that fit; the smallest are 5 points, and then as many names as there is room for"
-    pitch = 72 * inches / len(labels)
+    pitch = 0.9 * 72 * inches / len(labels)
     step = max(1, int(np.ceil(_SMALLEST / pitch)))
     axis = ax.xaxis if which == "x" else ax.yaxis
     axis.set_ticks(range(0, len(labels), step))

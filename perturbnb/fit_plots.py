@@ -119,6 +119,7 @@ def plot_concordance(
         low, high = _guide_pairs(response, known.index).T
         ax.vlines(known["strength"], low, high, color="0.8", lw=1, zorder=1)
         ax.scatter(known["strength"], known["correlation"], s=12 + 6 * known["n_guides"], color=NODE, edgecolor="0.3", lw=0.6, zorder=2)
+        ax.margins(x=0.15)
         ax.set(xlabel="strength of the response", ylabel="correlation between guides", ylim=(-1.05, 1.05), title=f"{len(known)} targets; {len(table) - len(known)} without a pair of guides")
         shown = known.tail(labelled) if labelled else known.iloc[:0]
         names = [f"{target} ({odd})" if correlation < 0.2 and odd else target for target, odd, correlation in zip(shown.index, shown["odd_guide"], shown["correlation"])]

@@ -126,6 +126,7 @@ def _label_angles(
     lines: np.ndarray | None = None, # (n_lines, 2, 2), start and end of lines to avoid
 ) -> np.ndarray: # (n,) radians
     "Free directions for labels, chosen one after the other from the outside in"
+    if not len(points): return np.empty(0)
     from_centre = points - points.mean(0)
     along_lines = np.empty((0, 2)) if lines is None else (lines[:, :1] + np.linspace(0, 1, 21)[:, None] * (lines[:, 1:] - lines[:, :1])).reshape(-1, 2)
     radius, outward = np.linalg.norm(from_centre, axis=1), np.arctan2(from_centre[:, 1], from_centre[:, 0])
