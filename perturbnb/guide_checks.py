@@ -66,6 +66,13 @@ def _numbers(g, siblings, seen, y, covariance, shared):
     effect = {"effect_p": _wald(y[g, known], own[0] + C)}
     return effect | (_beside(0, np.arange(1, len(rows)), y[rows][:, known], own, C) if len(siblings) else {})
 
+def _same_guides(guides, known):
+    "Where each guide stands among those of the uncertainty; raises `ValueError` where they are others"
+    unknown = [guide for guide in guides if guide not in known]
+    if unknown: raise ValueError(f"uncertainty must be that of the same network, it lacks guide {unknown[0]!r}; {nearest(unknown[0], known)}")
+    if len(guides) != len(known): raise ValueError(f"uncertainty must be that of the same network, it has {len(known)} guides, targets {len(guides)}")
+    return [known.index(guide) for guide in guides]
+
 def check_guides(
     targets: Targets, # from `target_responses`
     uncertainty: Uncertainty, # of the same network
@@ -76,10 +83,8 @@ def check_guides(
     "Does each guide work, do nothing, or do something else than its siblings; raises `ValueError` on results of different networks"
     if not 0 < level < 1: raise ValueError(f"level must lie between 0 and 1, got {level!r}")
     guides, target = list(targets.guides.index), targets.guides["target_gene"].to_numpy()
-    unknown = [guide for guide in guides if guide not in uncertainty.guides]
-    if unknown or len(guides) != len(uncertainty.guides): raise ValueError(f"uncertainty must be that of the same network, it lacks guide {unknown[0]!r}; {nearest(unknown[0], uncertainty.guides)}" if unknown else f"uncertainty must be that of the same network, it has {len(uncertainty.guides)} guides, targets {len(guides)}")
-    at = np.flatnonzero(uncertainty.terms["kind"] == "guide")[[uncertainty.guides.index(guide) for guide in guides]]
-    covariance = uncertainty.guide_covariance[[uncertainty.guides.index(guide) for guide in guides]]
+    order = _same_guides(guides, uncertainty.guides)
+    at, covariance = np.flatnonzero(uncertainty.terms["kind"] == "guide")[order], uncertainty.guide_covariance[order]
     y, seen = uncertainty.estimate[at], np.isfinite(uncertainty.estimate[at]) & np.isfinite(np.einsum("gpp->gp", covariance))
     def shared(g, h): return uncertainty._wide(uncertainty.parts.between(at[g], at[h]))
     tested = targets.table["p"].reindex(target).notna().to_numpy()
