@@ -167,7 +167,7 @@ def analyse_screen(
     gene_sets: "Mapping[str, Sequence[str]] | str | Path | None" = None, # to name programs by, beside the built-in ones: name -> genes, or the path of a GMT file
     name_programs: bool = False, # call programs by their proposed names; otherwise P1, P2, ..., the names beside them
     drop_technical: bool = False, # leave flagged programs out of everything that follows
-    null_rounds: int = 50, # most rounds in which control cells play targets, to calibrate p; 0: none
+    null_rounds: int = 80, # most rounds in which control cells play targets, to calibrate p; 0: none
     resolution: float = 1., # of modules; higher means more of them
     group_resolution: float = 2., # of groups of targets, likewise
     repulsion: float = 4., # between programs on the UMAP
@@ -324,7 +324,7 @@ def run(
     gene_sets: Annotated[Path | None, _option("A GMT file with gene sets to name programs by, beside the built-in ones", _PROGRAMS)] = None,
     name_programs: Annotated[bool, _option("Call programs by their proposed names instead of P1, P2, ...", _PROGRAMS)] = False,
     drop_technical: Annotated[bool, _option("Leave out programs that follow depth, mitochondria, cell cycle or batch", _PROGRAMS)] = False,
-    null_rounds: Annotated[int, _option("Most rounds in which control cells play targets, to calibrate p; 0: none", _ANALYSIS)] = 50,
+    null_rounds: Annotated[int, _option("Most rounds in which control cells play targets, to calibrate p; 0: none", _ANALYSIS)] = 80,
     resolution: Annotated[float, _option("Of modules: higher means more of them", _ANALYSIS)] = 1.,
     group_resolution: Annotated[float, _option("Of groups of targets: higher means more of them", _ANALYSIS)] = 2.,
     repulsion: Annotated[float, _option("Between programs on the UMAP", _ANALYSIS)] = 4.,
@@ -406,7 +406,14 @@ def _run_record(analysis, parameters, account, started):
                         "n_control_cells": int(obs["if_control"].sum()), "n_samples": len(network.samples),
                         "n_modules": analysis.modules.n_modules, "n_groups": analysis.groups.n_groups},
             "converged": bool(network.converged and analysis.programs.converged), "fit": {name: float(value) for name, value in analysis.quality.items()},
-            "l2_response": float(network.l2_response), "truth": compare_with_truth(analysis) if "truth" in analysis.screen.uns else None, "warnings": account.warnings}
+            "network": {"method": network.method, "l2_response": float(network.l2_response), "l1_J": float(network.parameters["l1_J"])}, "evidence": _evidence_record(analysis),
+            "truth": compare_with_truth(analysis) if "truth" in analysis.screen.uns else None, "warnings": account.warnings}
+
+def _evidence_record(analysis):
+    "Which errors and tests there are"
+    null, errors = analysis.null, analysis.uncertainty
+    return {"intervals": analysis.direct is not None, "approximate": bool(errors is not None and errors.approximate), "n_pseudo_targets": 0 if null is None else len(null.table),
+            "n_null_rounds": 0 if null is None else int(null.table["round"].nunique()), "null_share": None if null is None else float((null.table["p"] < 0.05).mean())}
 
 # %% ../nbs/08_pipeline.ipynb #380169cd
 app = typer.Typer(help="From a Perturb-seq screen to gene programs, their network, and what every perturbation does to them.",

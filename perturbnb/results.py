@@ -229,6 +229,9 @@ def _figures(analysis):
                    lambda: plots.plot_response(a.targets, names=rows, threshold=0., modules=a.modules, groups=a.groups, limit=_limit(a.targets.values, 1.5))),
         "fan": ("Perturbations around the map, group by group, joined to the programs they raise (red) or lower (blue) by more than 0.4.",
                 lambda: nets.perturbation_fan(a.umap, a.positions, a.targets, a.groups, threshold=0.2))}
+    if a.null is not None:
+        p = {"targets": a.direct.table["p"], "pseudo-targets made of controls": a.null.table["p"]}
+        drawn["qq"] = ("p-values of targets and of pseudo-targets made of control cells, against those of targets that do nothing (line, with a 95 % band).", lambda: pnb.empirical_null.plot_qq(p))
     if a.choice is not None: drawn["program_choice"] = ("Held-out error by number of programs, and the number taken.", lambda: plots.plot_program_choice(a.choice))
     return drawn
 

@@ -192,7 +192,7 @@ def test_files(results):
     assert {path.name for path in results.iterdir()} - {".perturbnb.lock"} == FILES
     figures = sorted(path.stem for path in (results / "figures").glob("*.png"))
     assert figures == sorted(path.stem for path in (results / "figures").glob("*.pdf"))
-    assert figures == sorted("qc usage_umap top_genes levels network network_diagram network_umap responses groups fan".split())
+    assert figures == sorted("qc usage_umap top_genes levels network network_diagram network_umap qq responses groups fan".split())
     for path in (results / "figures").glob("*.pdf"): assert path.read_bytes()[:5] == b"%PDF-" and b"/Type3" not in path.read_bytes(), path.name
 
 
@@ -256,11 +256,12 @@ class Links(HTMLParser):
     "Addresses that a browser would fetch"
     def __init__(self):
         super().__init__()
-        self.fetched, self.images = [], 0
+        self.fetched, self.files, self.images = [], [], 0
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
         if tag == "img": self.images += 1
+        if tag == "a" and re.fullmatch(r"[\w.]+", given.get("href", "")): self.files.append(given["href"])
         address = given.get("src") or (given.get("href") if tag == "link" else None)
         if address and not address.startswith("data:"): self.fetched.append(address)
 
@@ -269,10 +270,13 @@ def test_report_is_complete_in_itself(results, tables):
     html = (results / "report.html").read_text(encoding="utf-8")
     links = Links()
     links.feed(html)
-    assert not links.fetched and links.images == 9 and not re.search(r"@import|url\(\s*['\"]?https?:", html)
-    strongest = tables["responses"].loc[tables["responses"]["response"].abs().idxmax()]
+    assert not links.fetched and links.images == len(list((results / "figures").glob("*.png"))) - 1 and not re.search(r"@import|url\(\s*['\"]?https?:", html), "all but the levels"
     text = re.sub(r"<[^>]+>", "", re.sub(r"<style.*?</style>", "", html, flags=re.S))
-    assert f"{strongest.target_gene} {'raises' if strongest.response > 0 else 'lowers'} {strongest.program}" in text
+    found = tables["responses"].query("q < 0.05").sort_values("p")
+    if len(found): assert f"{found.target_gene.iloc[0]} {'raises' if found.estimate.iloc[0] > 0 else 'lowers'} {found.program.iloc[0]}" in text
+    else: assert "No single response stands out" in text
+    assert f"{(tables['targets']['q'] < 0.05).sum()} of 8 targets act" in text and "pseudo-targets" in text and "no p-values" not in text
+    assert all((results / name).is_file() for name in links.files) and {f"{name}.csv" for name in SCHEMA} <= set(links.files)
     assert str(results.parent) not in html and "Traceback" not in text and "Warning" not in text
     notebook = nbformat.read(results / "report.ipynb", as_version=4)
     nbformat.validate(notebook)
