@@ -27,6 +27,8 @@ def sandwich(n_spins: int, n_samples: int, n_cells: int, n_rounds: int) -> Secti
 
 def report(full: bool = False) -> Iterator[Section]:
     """Every table about standard errors."""
-    yield Section("## Standard errors", "Fit of the network by pseudo-likelihood, and sandwich standard errors of all its couplings and coefficients, one thread each. There is no peer: `dspin` gives none.", [])
+    head = ("Fit of the network by pseudo-likelihood, and sandwich standard errors of all its couplings and coefficients, one thread each. "
+            "There is no peer: `dspin` gives none.")
+    yield Section("## Standard errors", head, [])
     yield sandwich(24, 200, 200, 3)
     if full: yield sandwich(100, 100, 200, 2)
