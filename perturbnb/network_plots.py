@@ -423,7 +423,7 @@ def _draw_group_arcs(
     fontsize: float,
 ) -> None:
     "A coloured arc under each group with its number"
-    half = 0.3 * (np.diff(angles).min() if len(angles) > 1 else 0.1)
+    half = min(0.3 * np.diff(angles).min(), 0.05) if len(angles) > 1 else 0.05
     for label in np.unique(labels):
         first, last = angles[labels == label][[0, -1]]
         ax.add_patch(Arc(centre, 2 * radius, 2 * radius, theta1=np.rad2deg(first - half), theta2=np.rad2deg(last + half), color=_community_colours(label), linewidth=3, zorder=4))
