@@ -378,8 +378,9 @@ def perturbation_fan(
     places, angles, centre, radius = fan_layout(umap, positions, labels, gap=gap)
     weights, signs = np.clip(np.nan_to_num(values), -clip, clip).T / 2, sign_colours(palette)
     if width is None: width = 6 * min(1, 60 / len(targets))
+    share = 0.95 if ax is None else ax.get_position().width             # of the figure's width; a new figure is filled
     ax = _canvas(ax, (float(np.interp(len(targets), [5, 25, 120, 300], [8, 20, 20, 30])),) * 2)
-    fontsize, scale = _fan_scale(72 * ax.get_position().width * ax.figure.get_figwidth(), radius, angles, max(map(len, targets)))
+    fontsize, scale = _fan_scale(72 * share * ax.figure.get_figwidth(), radius, angles, max(map(len, targets)))
     _draw_cells(ax, umap, "0.82", size=_cell_size(len(umap), 15))
     if network is not None:
         J, _ = _values_and_names(network, "J", names, "J")
