@@ -88,7 +88,8 @@ def result_tables(
     def labelled(table): return table.assign(label=table["program"].map(label))
     return {"programs": labelled(analysis.programs.to_frame()[["program", "gene", "weight", "rank"]]), "annotation": analysis.annotation, "gene_sets": pairs[pairs["q"] <= 0.05],
             "network": edges.assign(regulator_label=edges["regulator"].map(label), regulated_label=edges["regulated"].map(label)),
-            "responses": labelled(_responses(analysis)), "targets": _targets(analysis), "modules": labelled(_stable(analysis.modules.to_frame(), analysis.module_stability)), "groups": _grouped(analysis),
+            "responses": labelled(_responses(analysis)), "targets": _targets(analysis),
+            "modules": labelled(_stable(analysis.modules.to_frame(), analysis.module_stability)), "groups": _grouped(analysis),
             "guides": _guides(analysis), "removed": analysis.screen.uns["perturbnb"]["removed"]}
 
 def _grouped(analysis):
