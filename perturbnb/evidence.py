@@ -204,7 +204,9 @@ def coupling_spread(
     "The mean size of a coupling at which the estimates are most probable; never so small that nothing could change"
     size = np.abs(estimate)
     if not size.any(): return float(error.min())
-    grid = np.linspace(np.log((error**2 / np.maximum(size, 1e-12)).min()), np.log(2 * size.max() + error.max()), 40)
+    lowest, highest = (error**2 / np.maximum(size, 1e-12)).min(), 2 * size.max() + error.max()
+    if lowest >= highest: return float(lowest)
+    grid = np.linspace(np.log(lowest), np.log(highest), 40)
     def cost(log_spread): return -log_marginal(estimate, error, np.exp(log_spread)).sum()
     best = int(np.argmin([cost(point) for point in grid]))
     bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]

@@ -154,7 +154,7 @@ def _read_network(path):
     for column in samples.select_dtypes("category"): samples[column] = samples[column].tolist()     # the file format made them categories
     if uns.get("kind") != "SpinNetwork": raise ValueError(f"path must name a file written by SpinNetwork.save, {Path(path).name!r} holds {uns.get('kind', 'something else')}")
     if int(uns["format_version"]) > FORMAT_VERSION: raise ValueError(f"path was written by a newer perturbnb (format {int(uns['format_version'])}, this one reads {FORMAT_VERSION})")
-    return SpinNetwork(adata.varp["J"], adata.varm["coefficients"].T, adata.varm["coefficient_sd"].T, adata.obsm["design"], uns["terms"], samples,
+    return SpinNetwork(adata.varp["J"], *(np.ascontiguousarray(adata.varm[key].T) for key in ("coefficients", "coefficient_sd")), np.ascontiguousarray(adata.obsm["design"]), uns["terms"], samples,
                        list(adata.var_names), float(uns["l2_response"]), uns["history"], bool(uns["converged"]), dict(uns["parameters"]),
                        bool(uns.get("directed", False)), str(uns.get("method", "pseudo_likelihood")))
 
