@@ -378,8 +378,9 @@ def perturbation_fan(
     places, angles, centre, radius = fan_layout(umap, positions, labels, gap=gap)
     weights, signs = np.clip(np.nan_to_num(values), -clip, clip).T / 2, sign_colours(palette)
     if width is None: width = 6 * min(1, 60 / len(targets))
+    share = 0.95 if ax is None else ax.get_position().width             # of the figure's width; a new figure is filled
     ax = _canvas(ax, (float(np.interp(len(targets), [5, 25, 120, 300], [8, 20, 20, 30])),) * 2)
-    fontsize, scale = _fan_scale(72 * ax.get_position().width * ax.figure.get_figwidth(), radius, angles, max(map(len, targets)))
+    fontsize, scale = _fan_scale(72 * share * ax.figure.get_figwidth(), radius, angles, max(map(len, targets)))
     _draw_cells(ax, umap, "0.82", size=_cell_size(len(umap), 15))
     if network is not None:
         J, _ = _values_and_names(network, "J", names, "J")
@@ -423,7 +424,7 @@ def _draw_group_arcs(
     fontsize: float,
 ) -> None:
     "A coloured arc under each group with its number"
-    half = 0.3 * (np.diff(angles).min() if len(angles) > 1 else 0.1)
+    half = min(0.3 * np.diff(angles).min(), 0.05) if len(angles) > 1 else 0.05
     for label in np.unique(labels):
         first, last = angles[labels == label][[0, -1]]
         ax.add_patch(Arc(centre, 2 * radius, 2 * radius, theta1=np.rad2deg(first - half), theta2=np.rad2deg(last + half), color=_community_colours(label), linewidth=3, zorder=4))

@@ -304,7 +304,7 @@ def _response_figsize(
 ) -> tuple[float, float]: # inches
     "The tutorial's 16 × 7, less for a handful, more where names would not fit"
     room = [0.075 * min(max(0, max(map(len, written), default=0) - spared), 50) for written, spared in ((names, 6), (targets, 9))]
-    width = np.interp(n_targets, [1, 5, 20, 110, 300, 600], [2.8, 4.5, 16, 16, 32, 60])
+    width = np.interp(n_targets, [1, 5, 15, 110, 300, 600], [2.8, 4.5, 16, 16, 32, 60])
     height = np.interp(n_programs, [1, 5, 15, 28, 60, 100], [2.2, 3, 7, 7, 12, 19])
     return float(width + room[0]), float(height + room[1])
 

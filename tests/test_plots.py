@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
-from perturbnb import evidence_plots, figures, network_plots, plots, program_plots
+from perturbnb import evidence_plots, figures, fit_plots, network_plots, plots, program_plots
 from perturbnb.embedding import _position_energy, embed_cells, program_positions
 from perturbnb.response import Response
 from perturbnb.targets import Targets, combine_guides
@@ -289,6 +289,47 @@ def test_palette_by_argument_and_by_style():
     lines = network_plots.network_diagram(s.network, palette="colorblind").collections[0].get_colors()
     assert {to_hex(colour[:3]) for colour in lines} <= {orange.lower(), blue.lower()}
     with pytest.raises(ValueError, match="palette must be"): plots.plot_network(s.network, palette="jet")
+
+
+@sizes
+def test_concordance_draws_every_target_with_a_pair_of_guides(n_programs, n_targets, n_cells):
+    s = screen(n_programs, n_targets, n_cells)
+    guides = guides_of(s)
+    single = Response(guides.values[2:], guides.table.iloc[2:], guides.names, "guide")          # the first target has one guide left
+    ax = fit_plots.plot_concordance(single)
+    assert len(ax.collections[1].get_offsets()) == n_targets - 1 and ax.get_title() == f"{n_targets - 1} targets; 1 without a pair of guides"
+    written = [text for text in ax.texts if text.get_text()]
+    assert len(written) == min(12, n_targets - 1) and s.targets[0] not in [text.get_text() for text in written]
+    drawn, (width, height) = ax.figure.get_tightbbox(), ax.figure.get_size_inches()
+    assert drawn.x0 >= -.02 and drawn.y0 >= -.02 and drawn.x1 <= width + .02 and drawn.y1 <= height + .02
+
+
+def test_gene_beside_program():
+    s, (_, programs) = screen(4, 5, 200), fits_of(4, n_genes=30)
+    programs = SimpleNamespace(usage=s.usage, spectra=programs.spectra, genes=programs.genes, names=programs.names)
+    programs.spectra[:, 7] = 0                                           # a gene of no program
+    X = np.random.default_rng(0).gamma(1, 1, (200, 30))
+    adata = ad.AnnData(X, var=pd.DataFrame(index=programs.genes), obsm={"X_umap": s.umap})
+    axes = program_plots.plot_gene_beside_program(adata, programs, "G3")
+    assert axes[0].get_title() == programs.names[np.argmax(programs.spectra[:, 3])] and axes[1].get_title() == "G3"
+    np.testing.assert_allclose(np.sort(X[:, 3]), axes[1].collections[0].get_array())
+    order = np.array_split(np.argsort(s.usage[:, 1], kind="stable"), 20)
+    trend = program_plots.plot_gene_beside_program(adata, programs, "G7", program="P2")[2].lines[0]
+    np.testing.assert_allclose(trend.get_xydata(), [(s.usage[part, 1].mean(), X[part, 7].mean()) for part in order])
+    with pytest.raises(ValueError, match="program must be named for a gene that is in none"): program_plots.plot_gene_beside_program(adata, programs, "G7")
+    with pytest.raises(ValueError, match="same cells"): program_plots.plot_gene_beside_program(adata[:50].copy(), programs, "G3")
+    X[0, 3] = np.nan
+    with pytest.raises(ValueError, match="finite"): program_plots.plot_gene_beside_program(ad.AnnData(X, var=adata.var, obsm={"X_umap": s.umap}), programs, "G3")
+
+
+def test_clusters_keep_their_own_order_and_leave_out_empty_ones():
+    s = screen(3, 5, 90)
+    labels = pd.Series(pd.Categorical(np.repeat(["b", "a", "c"], 30), categories=["c", "b", "a", "empty"]))
+    ax = program_plots.plot_program_clusters(s.programs, labels, ordered=False, scale="none")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["c", "b", "a"]
+    np.testing.assert_allclose(ax.images[0].get_array(), [[s.usage[60:, k].mean(), s.usage[:30, k].mean(), s.usage[30:60, k].mean()] for k in range(3)])
+    signed = program_plots.plot_program_clusters(s.usage - s.usage.mean(0), labels, palette="colorblind")
+    assert signed.images[0].get_clim() == (-1, 1)
 
 
 def test_three_levels_have_thick_and_thin_borders():
