@@ -7,12 +7,14 @@ __all__ = ['signed_modularity', 'Modules', 'network_modules', 'Groups', 'respons
 
 # %% ../nbs/04_clustering.ipynb #eb41d58d
 from dataclasses import dataclass
+from typing import Literal
 
 import igraph as ig
 import leidenalg as la
 import numpy as np
 import pandas as pd
 from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
 from .common import check_finite, check_whole, logger, nearest, seeds_for
@@ -57,18 +59,26 @@ def _layer(weights, directed):
     return ig.Graph(n=len(weights), edges=np.column_stack([source, to]).tolist(), directed=directed), weights[to, source].tolist()
 
 # %% ../nbs/04_clustering.ipynb #11b0a449
-def _leiden(J, resolutions, seed, membership=None, fixed=None):
-    # labels of the nodes of a signed network; `fixed` nodes keep the community `membership` gives them
+def _leiden(J, resolutions, stream, membership=None, fixed=None):
+    # labels of the nodes of a signed network from one run; `fixed` nodes keep the community `membership` gives them
     directed = not _is_symmetric(J)
     J = (J if directed else (J + J.T) / 2) / np.abs(J).sum()
     layers = [_layer(np.maximum(sign * J, 0), directed) for sign in (1, -1)]
     parts = [la.RBConfigurationVertexPartition(graph, initial_membership=membership, weights=weights, resolution_parameter=resolution) for (graph, weights), resolution in zip(layers, resolutions)]
     optimiser = la.Optimiser()
-    optimiser.set_rng_seed(int(seeds_for("communities", seed)[0].generate_state(1)[0] >> 1))
+    optimiser.set_rng_seed(int(stream.generate_state(1)[0] >> 1))
     for _ in range(1000):
         gain = optimiser.optimise_partition_multiplex(parts, layer_weights=[1, -1], n_iterations=1, is_membership_fixed=fixed)
         if gain <= 1e-10: break
     return np.array(parts[0].membership)
+
+def _best_leiden(J, resolutions, seed, n_runs, membership=None, fixed=None):
+    # labels of the run of best quality, its quality, and the mean adjusted Rand index of the runs with it
+    runs = [_leiden(J, resolutions, stream, membership, fixed) for stream in seeds_for("communities", seed, n_runs)]
+    quality = [_quality(J, labels, resolutions) for labels in runs]
+    best = int(np.argmax(np.round(quality, 10)))
+    free = ~np.array(fixed) if fixed else np.ones(len(J), bool)
+    return runs[best], quality[best], float(np.mean([adjusted_rand_score(runs[best][free], labels[free]) for labels in runs]))
 
 # %% ../nbs/04_clustering.ipynb #4e68fe73
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,6 +89,7 @@ class Modules:
     quality: float # signed modularity
     resolution: float # at which they were found
     negative_resolution: float # the same, among inhibiting edges
+    agreement: float = 1. # mean adjusted Rand index of single runs with the best
 
     @property
     def n_modules(self) -> int: return int(self.labels.max()) + 1
@@ -108,7 +119,8 @@ def network_modules(
     names: list[str] | None = None, # of the programs; P1, P2, ... if None
     resolution: float = 1.0, # higher: more and smaller modules; the tutorial's is 2
     negative_resolution: float = 1.0, # weight of the chance term among inhibiting edges
-    seed: int = 0, # of the order in which programs are visited
+    n_runs: int = 10, # of which the best counts
+    seed: int = 0, # of the orders in which programs are visited
 ) -> Modules:
     "Signed communities of programs; raises `ValueError` on a J that is not square and finite, or names that don't fit"
     edges = _without_diagonal(J)
@@ -117,12 +129,17 @@ def network_modules(
     if len(set(names)) < len(names): raise ValueError(f"names must not repeat {next(name for name in names if names.count(name) > 1)!r}")
     resolutions = _checked_resolutions(resolution, negative_resolution)
     check_whole("seed", seed, 0)
-    labels = np.arange(len(edges))
+    check_whole("n_runs", n_runs, 1)
+    labels, agreement = _modules_of(edges, resolutions, seed, n_runs)
+    return Modules(labels, names, _quality(edges, labels, resolutions), *resolutions, agreement)
+
+def _modules_of(edges, resolutions, seed, n_runs):
+    # numbered by size, and how far the runs agree
+    labels, agreement = np.arange(len(edges)), 1.
     if (edges > 0).any():
         at = _by_profile(edges, edges.T)
-        labels[at] = _leiden(edges[np.ix_(at, at)], resolutions, seed)
-    labels = _renumbered(labels, lambda members: (-len(members),))
-    return Modules(labels, names, _quality(edges, labels, resolutions), *resolutions)
+        labels[at], _, agreement = _best_leiden(edges[np.ix_(at, at)], resolutions, seed, n_runs)
+    return _renumbered(labels, lambda members: (-len(members),)), agreement
 
 def _checked_resolutions(resolution, negative_resolution):
     # of both layers, as floats
@@ -147,6 +164,10 @@ class Groups:
     resolution: float # at which they were found
     negative_resolution: float # the same, among inhibiting edges
     level: str = "target" # or "guide"
+    by: str = "modules" # or "profiles"
+    similarity: float = 0.5 # above which profiles belong together
+    declared: bool = False # whether group 0 holds those that were said not to act
+    agreement: float = 1. # mean adjusted Rand index of single runs with the best
 
     @property
     def n_groups(self) -> int: return len(self.strength)
@@ -158,7 +179,7 @@ class Groups:
 
     def __repr__(self):
         sizes, strength = np.bincount(self.labels).tolist(), np.round(self.strength, 2).tolist()
-        return f"Groups: {len(self.targets)} {self.level}s in {self.n_groups}, sizes {sizes}, mean |response| {strength}"
+        return f"Groups: {len(self.targets)} {self.level}s in {self.n_groups} by {self.by}, sizes {sizes}, mean |response| {strength}"
 
 # %% ../nbs/04_clustering.ipynb #ec66c271
 def _joined(J, responses):
@@ -180,33 +201,67 @@ def _check_names(response, modules, n):
     raise ValueError("modules must list the programs in the order of response")
 
 # %% ../nbs/04_clustering.ipynb #9dbee9ec
+def _grouped(edges, r, module, by, resolutions, similarity, seed, n_runs):
+    # labels of rows that act, quality, agreement of the runs; independent of the order of rows and programs
+    program_at = _by_profile(edges, edges.T, r.T)
+    at = np.lexsort(r[:, program_at].T[::-1])
+    ordered, n = r[np.ix_(at, program_at)], len(r)
+    labels = np.empty(n, dtype=np.int64)
+    if by == "profiles":
+        excess = _excess(ordered, similarity)
+        if not (excess > 0).any(): return np.arange(n), 0., 1.
+        labels[at], quality, agreement = _best_leiden(excess, (0., 0.), seed, n_runs)
+        return labels, quality, agreement
+    joined = _joined(edges[np.ix_(program_at, program_at)], ordered)
+    membership = np.r_[np.full(n, module.max() + 1), module[program_at]]
+    found, quality, agreement = _best_leiden(joined, resolutions, seed, n_runs, membership.tolist(), (np.arange(len(joined)) >= n).tolist())
+    labels[at] = found[:n]
+    return labels, quality, agreement
+
+def _excess(r, similarity):
+    # cosine of every two rows above the similarity asked for
+    unit = r / np.linalg.norm(r, axis=1, keepdims=True)
+    excess = unit @ unit.T - similarity
+    np.fill_diagonal(excess, 0)
+    return (excess + excess.T) / 2
+
+def _checked_acting(acting, response):
+    # one truth value per row of the response
+    if not isinstance(acting, pd.Series) or acting.dtype != bool: raise ValueError(f"acting must be a Series of True and False, got {getattr(acting, 'dtype', type(acting).__name__)}")
+    if not acting.index.is_unique: raise ValueError(f"acting must not repeat {acting.index[acting.index.duplicated()][0]!r}")
+    lost = [row for row in response.rows if row not in acting.index]
+    if lost: raise ValueError(f"acting must have every {response.level} of response, got none for {lost[0]!r}")
+    return acting.reindex(response.rows).to_numpy(bool)
+
+# %% ../nbs/04_clustering.ipynb #4b1a0003
 def response_groups(
     J: np.ndarray, # (n_programs, n_programs) couplings
     response: Response, # of targets (or guides), same programs
     modules: Modules, # of the same programs; they stay as they are
     *,
-    resolution: float = 2.0, # higher: more and smaller groups
-    negative_resolution: float | None = None, # weight of the chance term among inhibiting edges; `resolution` if None
-    seed: int = 0, # of the order in which targets are visited
+    by: Literal["modules", "profiles"] = "modules", # the tutorial's way through the network, or by similarity of responses, without J
+    resolution: float = 2.0, # by modules: higher for more and smaller groups
+    negative_resolution: float | None = None, # by modules: weight of the chance term among inhibiting edges; `resolution` if None
+    similarity: float = 0.5, # by profiles: cosine above which two responses belong together
+    acting: pd.Series | None = None, # True or False per target; those that do not act are group 0. None: all are grouped
+    n_runs: int = 10, # of which the best counts
+    seed: int = 0, # of the orders in which targets are visited
 ) -> Groups:
-    "Group perturbations by what they do to modules; raises `ValueError` where J, response and modules don't fit together"
+    "Group perturbations by what they do; raises `ValueError` where J, response, modules and acting don't fit together"
     edges, r = _without_diagonal(J), np.asarray(getattr(response, "values", 0), dtype=np.float64)
     _check_names(response, modules, len(edges))
     resolutions = _checked_resolutions(resolution, negative_resolution)
-    check_whole("seed", seed, 0)
+    if by not in ("modules", "profiles"): raise ValueError(f"by must be 'modules' or 'profiles', got {by!r}")
+    if not isinstance(similarity, (int, float, np.number)) or not -1 <= similarity <= 1: raise ValueError(f"similarity must be a cosine between -1 and 1, got {similarity!r}")
+    for name, value, least in (("seed", seed, 0), ("n_runs", n_runs, 1)): check_whole(name, value, least)
     if not r.any(): logger.warning("responses are all zero: all %ss form one group", response.level)
-    acts, program_at = r.any(axis=1), _by_profile(edges, edges.T, r.T)
+    acts = r.any(axis=1) & (True if acting is None else _checked_acting(acting, response))
     labels, strength = np.full(len(r), -1), np.abs(r).mean(axis=1)
-    if acts.any():
-        at = np.flatnonzero(acts)
-        at = at[np.lexsort(r[np.ix_(at, program_at)].T[::-1])]
-        joined = _joined(edges[np.ix_(program_at, program_at)], r[np.ix_(at, program_at)])
-        membership = np.r_[np.full(len(at), modules.n_modules), modules.labels[program_at]]
-        labels[at] = _leiden(joined, resolutions, seed, membership.tolist(), (np.arange(len(joined)) >= len(at)).tolist())[:len(at)]
-        quality = _quality(joined, np.r_[labels[at], modules.labels[program_at]], resolutions)
-    else: quality = _quality(edges, modules.labels, resolutions)
-    labels = _renumbered(labels, lambda members: (strength[members].mean(),))
-    return Groups(labels, response.rows, modules, np.lexsort([strength, labels]), np.array([strength[labels == g].mean() for g in np.unique(labels)]), quality, *resolutions, response.level)
+    quality, agreement = (_quality(edges, modules.labels, resolutions) if by == "modules" else 0.), 1.
+    if acts.any(): labels[acts], quality, agreement = _grouped(edges, r[acts], modules.labels, by, resolutions, similarity, seed, n_runs)
+    labels = _renumbered(labels, lambda members: (acts[members[0]], strength[members].mean()))
+    means = np.array([strength[labels == g].mean() for g in np.unique(labels)])
+    return Groups(labels, response.rows, modules, np.lexsort([strength, labels]), means, quality, *resolutions, response.level, by, float(similarity), acting is not None and not acts.all(), agreement)
 
 # %% ../nbs/04_clustering.ipynb #77f1e7ce
 @dataclass(frozen=True, eq=False, repr=False)

@@ -22,17 +22,19 @@ from matplotlib.patches import Arc, FancyArrowPatch
 
 from .common import check_finite, nearest
 from .embedding import embed_cells, program_positions
-from .plots import (INTENSITY, NEGATIVE, NODE, POSITIVE, _canvas, _cell_size, _draw_cells, _labels_of,
-                             _palette, _response_layout, _separate, _usual_range, _values_and_names, style)
+from .figures import (INTENSITY, NODE, Palette, SignColours, _canvas, _categories, _cell_size, _labels_of, _separate, _values_and_names,
+                               _wrapped, sign_colours, style)
+from .plots import _draw_cells, _response_layout, _usual_range
 
 # %% ../nbs/06_network_plots.ipynb #e25c835a
 def _edge_colours(
     weights: np.ndarray, # (n_edges,)
     largest: float, # largest absolute weight in the whole network
+    signs: SignColours,
 ) -> np.ndarray: # (n_edges, 4), red, green, blue, opacity
-    "Red where positive, blue where negative; the stronger the more opaque"
+    "One colour where positive, one where negative; the stronger the more opaque"
     opacity = 1 / (1 + np.exp(-5 * (np.abs(weights) - largest / 4)))
-    return np.c_[np.where(weights[:, None] > 0, to_rgb(POSITIVE), to_rgb(NEGATIVE)), opacity]
+    return np.c_[np.where(weights[:, None] > 0, to_rgb(signs.positive), to_rgb(signs.negative)), opacity]
 
 # %% ../nbs/06_network_plots.ipynb #8468d7bb
 def _community_colours(
@@ -64,11 +66,12 @@ def _draw_edges(
     *,
     largest: float, # of the whole network
     width: float, # points at weight 1
+    signs: SignColours,
     arrows: Sequence[str] | None = None, # names of the edges if they have a direction
     zorder: float = 2,
 ) -> None:
     "Lines, or curved arrows that end in a head (positive) or a bar (negative)"
-    colours, widths = _edge_colours(weights, largest), width * np.abs(weights)
+    colours, widths = _edge_colours(weights, largest, signs), width * np.abs(weights)
     if arrows is None:
         ax.add_collection(LineCollection(np.stack([start, end], axis=1), colors=colours, linewidths=widths, capstyle="round", zorder=zorder), autolim=False)
         return
@@ -123,6 +126,7 @@ def _label_angles(
     lines: np.ndarray | None = None, # (n_lines, 2, 2), start and end of lines to avoid
 ) -> np.ndarray: # (n,) radians
     "Free directions for labels, chosen one after the other from the outside in"
+    if not len(points): return np.empty(0)
     from_centre = points - points.mean(0)
     along_lines = np.empty((0, 2)) if lines is None else (lines[:, :1] + np.linspace(0, 1, 21)[:, None] * (lines[:, 1:] - lines[:, :1])).reshape(-1, 2)
     radius, outward = np.linalg.norm(from_centre, axis=1), np.arctan2(from_centre[:, 1], from_centre[:, 0])
@@ -182,9 +186,11 @@ def network_diagram(
     modules=None, # Modules, or labels: rings in the modules' colours
     threshold: float = 0.1, # weaker edges are not drawn
     directed: bool | None = None, # arrows; None: where J is not symmetric
-    prune: bool = False, # leave out programs without an edge
+    prune: int = 0, # leave out programs with fewer edges than this; True: those without any
+    angles: np.ndarray | None = None, # (n,) radians, in which labels run away from their points; None: where there is room
     width: float = 6.0, # points at weight 1
     seed: int = 0, # of the spring layout
+    palette: Palette | None = None, # colours of the sign; None: those of the style
     ax: Axes | None = None,
 ) -> Axes:
     "The network as points and lines; red raises, blue lowers, arrows run from regulator to regulated"
@@ -194,17 +200,37 @@ def network_diagram(
     if positions.shape != (len(J), 2): raise ValueError(f"positions must have shape ({len(J)}, 2), got {positions.shape}")
     if directed is None: directed = not np.allclose(J, J.T)
     regulator, regulated, weights = _edge_list(J, threshold, directed)
-    kept = np.isin(np.arange(len(J)), np.r_[regulator, regulated]) if prune else np.full(len(J), True)
-    ax = _canvas(ax, (float(np.clip(3 + 0.12 * len(J), 3.5, 10)),) * 2)
-    fontsize, longest = float(np.interp(len(J), [30, 60], [9, 7])), max(map(len, names))
-    scale = _frame(ax, positions, 0.6 * fontsize * longest + 8)
-    _draw_edges(ax, positions[regulator], positions[regulated], weights, largest=_largest(J), width=width,
+    kept = _connected(regulator, regulated, len(J), prune)
+    drawn = kept[regulator] & kept[regulated]
+    regulator, regulated, weights = regulator[drawn], regulated[drawn], weights[drawn]
+    written = [_wrapped(name) for name in names]
+    fontsize, lengths = float(np.interp(len(J), [30, 60], [9, 7])), np.array([max(map(len, name.split("\n"))) for name in written])
+    longest = int(lengths.max())
+    ax = _canvas(ax, (float(np.clip(3 + 0.12 * len(J), 3.5, 10)) + 0.15 * max(0, longest - 4),) * 2)
+    scale = _frame(ax, positions[kept] if kept.any() else positions, 0.6 * fontsize * longest + 8)
+    _draw_edges(ax, positions[regulator], positions[regulated], weights, largest=_largest(J), width=width, signs=sign_colours(palette),
                 arrows=[f"{names[a]}->{names[b]}" for a, b in zip(regulator, regulated)] if directed else None)
     rings = "0.4" if labels is None else _community_colours(labels[kept])
     ax.scatter(*positions[kept].T, s=45, c=NODE, edgecolors=rings, linewidths=0.6 if labels is None else 1.8, zorder=5)
-    angles = _label_angles(positions, scale * (0.6 * fontsize * np.array([len(name) for name in names]) + 8), np.stack([positions[regulator], positions[regulated]], axis=1))
-    _write_labels(ax, positions[kept], np.array(names)[kept], angles[kept], fontsize=fontsize, scale=scale)
+    if angles is None: angles = _label_angles(positions[kept], scale * (0.6 * fontsize * lengths[kept] + 8), np.stack([positions[regulator], positions[regulated]], axis=1))
+    elif np.shape(angles) != (len(J),): raise ValueError(f"angles must have one number for each of {len(J)} programs, got shape {np.shape(angles)}")
+    else: angles = np.asarray(angles, dtype=float)[kept]
+    _write_labels(ax, positions[kept], np.array(written)[kept], angles, fontsize=fontsize, scale=scale)
     return ax
+
+def _connected(
+    regulator: np.ndarray, # (n_edges,)
+    regulated: np.ndarray, # (n_edges,)
+    n: int, # programs
+    least: int, # edges that a program must have
+) -> np.ndarray: # (n,) bool
+    "Programs with enough edges; one end after the other is taken off until all that are left have enough among themselves"
+    kept = np.full(n, True)
+    while True:
+        both = kept[regulator] & kept[regulated]
+        enough = kept & (np.bincount(np.r_[regulator[both], regulated[both]], minlength=n) >= least)
+        if (enough == kept).all(): return kept
+        kept = enough
 
 def _largest(J: np.ndarray) -> float: # of the off-diagonal
     "The largest absolute coupling between two programs"
@@ -226,7 +252,7 @@ def _cell_colours(
     labels = adata.obs[color].astype(str).to_numpy()
     controls = set(labels[adata.obs["if_control"].to_numpy(dtype=bool)]) if "if_control" in adata.obs and color in ("target_gene", "guide") else set()
     found = sorted(set(labels) - controls)
-    colour = {**dict.fromkeys(sorted(controls), np.array([0.75, 0.75, 0.75, 1.0])), **dict(zip(found, _palette(len(found))))}
+    colour = {**dict.fromkeys(sorted(controls), np.array([0.75, 0.75, 0.75, 1.0])), **dict(zip(found, _categories(len(found))))}
     faded = {label: 0.65 * np.asarray(rgba) + 0.35 for label, rgba in colour.items()}
     return np.array([faded[label] for label in labels]), colour, None
 
@@ -246,6 +272,7 @@ def network_on_umap(
     alpha: float = 0.5, # of the cells
     width: float = 6.0, # points at weight 1
     seed: int = 0, # of the UMAP and of the order in which cells are drawn
+    palette: Palette | None = None, # colours of the sign; None: those of the style
     ax: Axes | None = None,
 ) -> Axes:
     "The network at its programs' places on the map of the cells"
@@ -259,7 +286,7 @@ def network_on_umap(
     ax = _canvas(ax, (8, 7))
     order = np.random.default_rng(seed).permutation(len(umap)) if limits is None else np.argsort(colours, kind="stable")
     _draw_cells(ax, umap[order], colours[order], size=min(size, _cell_size(len(umap), 15)), alpha=alpha, **({} if limits is None else dict(cmap=INTENSITY, limits=limits)))
-    _draw_edges(ax, positions[regulator], positions[regulated], weights, largest=_largest(J), width=width,
+    _draw_edges(ax, positions[regulator], positions[regulated], weights, largest=_largest(J), width=width, signs=sign_colours(palette),
                 arrows=[f"{names[a]}->{names[b]}" for a, b in zip(regulator, regulated)] if directed else None)
     ax.scatter(*positions.T, s=45, c=NODE, edgecolors="0.3", linewidths=0.6, zorder=5)
     _write_legend(ax, legend)
@@ -278,7 +305,7 @@ def _write_programs(
     ax.figure.draw_without_rendering()
     above = ax.transData.inverted().transform(ax.transData.transform(positions) + [0, 5 * ax.figure.dpi / 72])
     style = dict(fontsize=fontsize, fontweight="bold", ha="center", va="bottom", zorder=6, path_effects=[effects.withStroke(linewidth=2, foreground="white")])
-    texts = [ax.text(x, y, name, **style) for (x, y), name in zip(above, names)]
+    texts = [ax.text(x, y, _wrapped(name), **style) for (x, y), name in zip(above, names)]
     _separate(texts, ax, anchors=positions)
 
 def _write_legend(
@@ -328,7 +355,7 @@ def _fan_scale(
 def perturbation_fan(
     umap, # (n_cells, 2), or an AnnData
     positions: np.ndarray, # (n_programs, 2), from `program_positions`
-    response, # Response, or (n_targets, n_programs)
+    response, # Response, Targets, or (n_targets, n_programs); no line where it is NaN
     groups, # Groups, or (n_targets,) labels
     *,
     names: Sequence[str] | None = None, # of the programs
@@ -339,6 +366,7 @@ def perturbation_fan(
     width: float | None = None, # points at weight 1; None: 6, less for more than 60 perturbations
     network=None, # SpinNetwork, or (n_programs, n_programs): draw its edges too
     network_threshold: float = 0.25, # weaker edges are not drawn
+    palette: Palette | None = None, # colours of the sign; None: those of the style
     ax: Axes | None = None,
 ) -> Axes:
     "Every perturbation on an arc around the map, joined to the programs it changes"
@@ -348,25 +376,26 @@ def perturbation_fan(
     if positions.shape != (len(names), 2): raise ValueError(f"positions must have shape ({len(names)}, 2), got {positions.shape}")
     check_finite("positions", positions)
     places, angles, centre, radius = fan_layout(umap, positions, labels, gap=gap)
-    weights = np.clip(values, -clip, clip).T / 2
+    weights, signs = np.clip(np.nan_to_num(values), -clip, clip).T / 2, sign_colours(palette)
     if width is None: width = 6 * min(1, 60 / len(targets))
-    ax = _canvas(ax, (np.interp(len(targets), [5, 25], [8, 20]),) * 2)
-    fontsize, scale = _fan_scale(72 * ax.get_position().width * ax.figure.get_figwidth(), radius, angles, max(map(len, targets)))
+    share = 0.95 if ax is None else ax.get_position().width             # of the figure's width; a new figure is filled
+    ax = _canvas(ax, (float(np.interp(len(targets), [5, 25, 120, 300], [8, 20, 20, 30])),) * 2)
+    fontsize, scale = _fan_scale(72 * share * ax.figure.get_figwidth(), radius, angles, max(map(len, targets)))
     _draw_cells(ax, umap, "0.82", size=_cell_size(len(umap), 15))
     if network is not None:
         J, _ = _values_and_names(network, "J", names, "J")
         a, b, w = _edge_list(J, network_threshold, False)
-        _draw_edges(ax, positions[a], positions[b], w, largest=_largest(J), width=width, zorder=3)
-    _draw_fan(ax, places, positions, weights, threshold, width)
+        _draw_edges(ax, positions[a], positions[b], w, largest=_largest(J), width=width, signs=signs, zorder=3)
+    _draw_fan(ax, places, positions, weights, threshold, width, signs)
     colours = _community_colours(labels)
     ax.scatter(*places.T, s=np.clip(fontsize * 4, 8, 45), c=NODE, edgecolors=colours, linewidths=1.2, zorder=5)
     ax.scatter(*positions.T, s=60, c=NODE, edgecolors="0.3", linewidths=0.8, zorder=5)
-    _draw_group_arcs(ax, centre, radius - 10 * scale, angles, labels, fontsize=float(np.interp(ax.figure.get_figwidth(), [8, 20], [9, 16])))
+    _draw_group_arcs(ax, centre, radius - 10 * scale, angles, labels, fontsize=float(np.interp(ax.figure.get_figwidth(), [8, 20, 30], [9, 16, 22])))
     half = radius + scale * (0.65 * fontsize * max(map(len, targets)) + 14)
     bottom = min(umap[:, 1].min(), positions[:, 1].min(), centre[1]) - 10 * scale
     ax.set(xlim=(centre[0] - half, centre[0] + half), ylim=(bottom, centre[1] + half))
     _write_labels(ax, places, targets, angles, fontsize=fontsize, scale=scale, gap=7)
-    _write_programs(ax, positions, names, float(np.interp(ax.figure.get_figwidth(), [8, 20], [8, 13])))
+    _write_programs(ax, positions, names, float(np.interp(ax.figure.get_figwidth(), [8, 20, 30], [8, 13, 18])))
     return ax
 
 # %% ../nbs/06_network_plots.ipynb #04362e67
@@ -377,12 +406,13 @@ def _draw_fan(
     weights: np.ndarray, # (n_targets, n_programs)
     threshold: float,
     width: float,
+    signs: SignColours,
 ) -> None:
     "Lines from perturbations to programs, the weakest first"
     target, program = np.nonzero((np.abs(weights) >= threshold) & (weights != 0))
     order = np.argsort(np.abs(weights[target, program]), kind="stable")
     target, program = target[order], program[order]
-    _draw_edges(ax, places[target], positions[program], weights[target, program], largest=float(np.abs(weights).max(initial=0)), width=width)
+    _draw_edges(ax, places[target], positions[program], weights[target, program], largest=float(np.abs(weights).max(initial=0)), width=width, signs=signs)
 
 def _draw_group_arcs(
     ax: Axes,
@@ -394,7 +424,7 @@ def _draw_group_arcs(
     fontsize: float,
 ) -> None:
     "A coloured arc under each group with its number"
-    half = 0.3 * (np.diff(angles).min() if len(angles) > 1 else 0.1)
+    half = min(0.3 * np.diff(angles).min(), 0.05) if len(angles) > 1 else 0.05
     for label in np.unique(labels):
         first, last = angles[labels == label][[0, -1]]
         ax.add_patch(Arc(centre, 2 * radius, 2 * radius, theta1=np.rad2deg(first - half), theta2=np.rad2deg(last + half), color=_community_colours(label), linewidth=3, zorder=4))

@@ -28,12 +28,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import perturbnb as pnb
 from .common import _progress, check_whole, logger
-from .results import _draw_figures, _staging, _write_arrays, result_tables
+from .results import _draw_figures, _staging, _write_arrays, _write_tables, result_tables
 
 ad, np, pd = (lazy_loader.load(name) for name in ("anndata", "numpy", "pandas"))     # so that `perturbnb --help` is quick
 
 # %% ../nbs/08_pipeline.ipynb #f8c11777
-STAGES = ("programs", "network", "response", "clustering", "map")
+STAGES = ("programs", "network", "response", "evidence", "clustering", "map")
 
 @dataclass(frozen=True, repr=False)
 class Analysis:
@@ -47,8 +47,13 @@ class Analysis:
     spins: "np.ndarray | None" = None # (n_cells, n_programs) int8
     network: "pnb.SpinNetwork | None" = None
     quality: "pd.Series | None" = None # how well the network fits
-    guides: "pnb.Response | None" = None # response of each guide
-    targets: "pnb.Response | None" = None # response of each target gene
+    guides: "pnb.Response | None" = None # response of each guide, shrunk: for figures and groups
+    targets: "pnb.Response | None" = None # response of each target gene, likewise
+    uncertainty: "pnb.Uncertainty | None" = None # of couplings and coefficients
+    direct: "pnb.Targets | None" = None # what each target does to each program, not shrunk, with its error; None where guides and batches cannot be told apart
+    total: "pnb.Targets | None" = None # what it does to the mean usage, by whatever way
+    energy: "pd.DataFrame | None" = None # whether the cells of a target differ from the controls at all
+    null: "pnb.empirical_null.EmpiricalNull | None" = None # pseudo-targets made of controls; None where there are too few controls
     modules: "pnb.Modules | None" = None # of programs
     groups: "pnb.Groups | None" = None # of targets
     order: "pnb.ResponseOrder | None" = None # of targets and programs, for heatmaps
@@ -101,11 +106,57 @@ def _judged(screen, programs, gene_sets, drop_technical, name_programs):
     if drop_technical: programs = pnb.select_programs(programs, ~flagged)
     return {"programs": programs, "annotation": table, "gene_sets": pairs}
 
+# %% ../nbs/08_pipeline.ipynb #5a1c0002
+_ENOUGH_PSEUDO_TARGETS = 200
+
+@contextmanager
+def _hushed():
+    "The package's logger says nothing but errors while the block runs"
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try: yield
+    finally: logger.setLevel(before)
+
+def _attempt(what, compute):
+    "The result, or None and a warning where the screen does not allow it"
+    try: return compute()
+    except ValueError as error: logger.warning("%s: %s", what, error)
+
+def _approximate(network):
+    "Whether there are too many couplings and shared terms to solve for all at once"
+    n, n_guides = len(network.names), (network.terms["kind"] == "guide").sum()
+    return bool(n * (n - 1) // 2 + n * (len(network.terms) - n_guides) > pnb.uncertainty._MOST_PARAMETERS)
+
+def _null(network, spins, sample_id, n_rounds, seed):
+    "Pseudo-targets made of control cells, analysed like the others; None where there are too few controls"
+    analysis = dict(names=network.names, method="pseudo_likelihood", l2_response=network.l2_response)
+    try: some = pnb.empirical_null.split_controls(sample_id, network.samples, seed=seed)[1]["target_gene"].astype(str)
+    except ValueError as error: return logger.info("no empirical null: %s", error)
+
+    def analyse(sample_id, samples):
+        fitted = pnb.infer_network(spins, sample_id, samples=samples, **analysis)
+        return pnb.target_responses(fitted, pnb.network_uncertainty(fitted, spins, sample_id, approximate=_approximate(fitted)))
+
+    enough = -(-_ENOUGH_PSEUDO_TARGETS // some[some.str.startswith("pseudo ")].nunique())
+    return pnb.empirical_null.empirical_null(analyse, sample_id, network.samples, n_rounds=min(n_rounds, enough), seed=seed)
+
+def _evidence(screen, programs, spins, network, null_rounds, seed):
+    "How sure couplings and responses are: uncertainty, direct, total, energy, null"
+    sample_id, samples, found = screen.obs["sample_id"], network.samples, {}
+    if approximate := _approximate(network): logger.warning("%d programs: standard errors are approximate, each program is solved by itself", len(network.names))
+    found["uncertainty"] = errors = _attempt("couplings and responses have no standard errors", lambda: pnb.network_uncertainty(network, spins, sample_id, approximate=approximate))
+    if errors is not None and errors.guides: found["direct"] = _attempt("responses have no standard errors", lambda: pnb.target_responses(network, errors))
+    with _hushed():     # what there is to say of controls and guides has been said
+        found["total"] = _attempt("no effects on mean usage", lambda: pnb.total_effects(programs.usage, sample_id, samples, names=programs.names))
+        found["energy"] = _attempt("no energy test", lambda: pnb.energy_test(spins, sample_id, samples, seed=seed))
+        if null_rounds and found.get("direct") is not None: found["null"] = _attempt("no empirical null", lambda: _null(network, spins, sample_id, null_rounds, seed))
+    return found
+
 # %% ../nbs/08_pipeline.ipynb #f58cb884
 def analyse_screen(
     screen: "ad.AnnData", # prepared by prepare_screen; not changed
     *,
-    until: Literal["programs", "network", "response", "clustering", "map"] = "map", # last stage
+    until: Literal["programs", "network", "response", "evidence", "clustering", "map"] = "map", # last stage
     n_programs: int | None = None, # None: chosen by cross-validation
     n_repeats: int = 5, # resamplings from which programs are made
     signed: bool = False, # programs of genes that go up and genes that go down
@@ -116,6 +167,7 @@ def analyse_screen(
     gene_sets: "Mapping[str, Sequence[str]] | str | Path | None" = None, # to name programs by, beside the built-in ones: name -> genes, or the path of a GMT file
     name_programs: bool = False, # call programs by their proposed names; otherwise P1, P2, ..., the names beside them
     drop_technical: bool = False, # leave flagged programs out of everything that follows
+    null_rounds: int = 80, # most rounds in which control cells play targets, to calibrate p; 0: none
     resolution: float = 1., # of modules; higher means more of them
     group_resolution: float = 2., # of groups of targets, likewise
     repulsion: float = 4., # between programs on the UMAP
@@ -127,6 +179,7 @@ def analyse_screen(
     if until not in STAGES: raise ValueError(f"until must be one of {', '.join(STAGES)}, got {until!r}")
     if "perturbnb" not in screen.uns or "sample_id" not in screen.obs: raise ValueError("screen must come from prepare_screen, got an AnnData without its samples table")
     _check_given(programs, n_programs, signed, overlap)
+    check_whole("null_rounds", null_rounds, 0)
     found = {}
 
     def reached(stage):
@@ -146,6 +199,7 @@ def analyse_screen(
     if reached("response"):
         guides = pnb.relative_response(network)
         found.update(guides=guides, targets=guides.by_target())
+    if reached("evidence"): found.update(_evidence(screen, programs, found["spins"], network, null_rounds, seed))
     if reached("clustering"):
         modules = pnb.network_modules(network.J, names=network.names, resolution=resolution, seed=seed)
         found.update(modules=modules, groups=pnb.response_groups(network.J, found["targets"], modules, resolution=group_resolution, seed=seed), order=pnb.response_order(found["targets"], seed=seed))
@@ -158,17 +212,14 @@ def analyse_screen(
 _EXAMPLE_KEYS = dict(guide_key="guide", target_key="gene", control="control", batch_key="batch")
 
 def example_analysis(
-    until: Literal["programs", "network", "response", "clustering", "map"] = "map", # last stage
+    until: Literal["programs", "network", "response", "evidence", "clustering", "map"] = "map", # last stage
     *,
     seed: int = 0, # of screen and analysis
 ) -> Analysis:
     "A small simulated screen, analysed as far as `until` without a word; the truth is in `screen.uns['truth']`"
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    with _hushed():
         screen = pnb.prepare_screen(pnb.simulate.example_screen(seed), **_EXAMPLE_KEYS)
-        return analyse_screen(screen, until=until, n_programs=11, n_repeats=3, seed=seed)     # ten planted ones, and one for the genes of none
-    finally: logger.setLevel(before)
+        return analyse_screen(screen, until=until, n_programs=11, n_repeats=3, null_rounds=10, seed=seed)     # ten planted ones, and one for the genes of none
 
 # %% ../nbs/08_pipeline.ipynb #83bd27a2
 def compare_with_truth(
@@ -273,6 +324,7 @@ def run(
     gene_sets: Annotated[Path | None, _option("A GMT file with gene sets to name programs by, beside the built-in ones", _PROGRAMS)] = None,
     name_programs: Annotated[bool, _option("Call programs by their proposed names instead of P1, P2, ...", _PROGRAMS)] = False,
     drop_technical: Annotated[bool, _option("Leave out programs that follow depth, mitochondria, cell cycle or batch", _PROGRAMS)] = False,
+    null_rounds: Annotated[int, _option("Most rounds in which control cells play targets, to calibrate p; 0: none", _ANALYSIS)] = 80,
     resolution: Annotated[float, _option("Of modules: higher means more of them", _ANALYSIS)] = 1.,
     group_resolution: Annotated[float, _option("Of groups of targets: higher means more of them", _ANALYSIS)] = 2.,
     repulsion: Annotated[float, _option("Between programs on the UMAP", _ANALYSIS)] = 4.,
@@ -284,10 +336,10 @@ def run(
     preparing = {name: parameters[name] for name in ("guide_key", "target_key", "control", "control_key", "batch_key", "layer", "size_factor_key", "guide_counts_key",
                                                      "multi_guide", "min_genes", "max_mito_percent", "min_cell_fraction", "max_genes")}
     analysing = {name: parameters[name] for name in ("n_programs", "n_repeats", "signed", "overlap", "balance", "min_cell_fraction", "programs", "gene_sets", "name_programs", "drop_technical",
-                                                     "resolution", "group_resolution", "repulsion", "seed", "n_jobs")}
+                                                     "null_rounds", "resolution", "group_resolution", "repulsion", "seed", "n_jobs")}
     _check_run(screen, parameters)
     try:
-        with _staging(Path(out)) as folder, _accounting(n_stages=9) as account: _run(screen, folder, preparing, analysing, parameters, account)
+        with _staging(Path(out)) as folder, _accounting(n_stages=len(STAGES) + 4) as account: _run(screen, folder, preparing, analysing, parameters, account)
     except KeyboardInterrupt:
         logger.warning("Interrupted: nothing was changed in %s", out)
         raise
@@ -296,7 +348,7 @@ def run(
 # %% ../nbs/08_pipeline.ipynb #20354141
 def _check_run(screen, parameters):
     "Raise `ValueError` on what can be known to be wrong before any work"
-    for name, minimum in dict(n_repeats=1, overlap=1, seed=0, max_genes=1).items(): check_whole(name, parameters[name], minimum)
+    for name, minimum in dict(n_repeats=1, overlap=1, null_rounds=0, seed=0, max_genes=1).items(): check_whole(name, parameters[name], minimum)
     if parameters["n_programs"] is not None: check_whole("n_programs", parameters["n_programs"], 1)
     _check_given(*(parameters[name] for name in ("programs", "n_programs", "signed", "overlap")))
     if parameters["gene_sets"] is not None: pnb.annotation._sets_of(Path(parameters["gene_sets"]), "gene_sets")
@@ -322,8 +374,8 @@ def _run(screen, folder, preparing, analysing, parameters, account):
     figures = _draw_figures(analysis, folder / "figures")
     account.begin("tables")
     tables = result_tables(analysis)
-    for name, table in tables.items(): table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    _write_arrays(analysis, folder)
+    _write_tables(tables, folder)
+    _write_arrays(analysis, tables, folder)
     record = _run_record(analysis, parameters | preparing, account, started)
     account.begin("report")
     title = "A simulated screen" if parameters["screen"] is None else Path(parameters["screen"]).stem
@@ -354,7 +406,14 @@ def _run_record(analysis, parameters, account, started):
                         "n_control_cells": int(obs["if_control"].sum()), "n_samples": len(network.samples),
                         "n_modules": analysis.modules.n_modules, "n_groups": analysis.groups.n_groups},
             "converged": bool(network.converged and analysis.programs.converged), "fit": {name: float(value) for name, value in analysis.quality.items()},
-            "l2_response": float(network.l2_response), "truth": compare_with_truth(analysis) if "truth" in analysis.screen.uns else None, "warnings": account.warnings}
+            "network": {"method": network.method, "l2_response": float(network.l2_response), "l1_J": float(network.parameters["l1_J"])}, "evidence": _evidence_record(analysis),
+            "truth": compare_with_truth(analysis) if "truth" in analysis.screen.uns else None, "warnings": account.warnings}
+
+def _evidence_record(analysis):
+    "Which errors and tests there are"
+    null, errors = analysis.null, analysis.uncertainty
+    return {"intervals": analysis.direct is not None, "approximate": bool(errors is not None and errors.approximate), "n_pseudo_targets": 0 if null is None else len(null.table),
+            "n_null_rounds": 0 if null is None else int(null.table["round"].nunique()), "null_share": None if null is None else float((null.table["p"] < 0.05).mean())}
 
 # %% ../nbs/08_pipeline.ipynb #380169cd
 app = typer.Typer(help="From a Perturb-seq screen to gene programs, their network, and what every perturbation does to them.",

@@ -12,91 +12,200 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from scipy import stats
 
 # %% ../nbs/07a_report.ipynb #e3600bfc
-def _listed(words): # "a, b and c"
+_LEVEL = 0.05 # false discovery rate at which something is said to stand out
+
+def _listed(words, most=6): # "a, b and c"
     words = list(words)
+    if len(words) > most + 1: words = [*words[:most], f"{len(words) - most} others"]
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
 
-def strongest_responses(
-    responses: pd.DataFrame, # columns target_gene, program, response, n_guides, spread
-    n: int = 8, # how many
-) -> pd.DataFrame: # rows of `responses`, the largest |response| first
-    "The strongest responses, one per target"
-    by_size = responses.reindex(responses["response"].abs().sort_values(ascending=False, kind="stable").index)
-    return by_size.drop_duplicates("target_gene").head(n).reset_index(drop=True)
+def _signed(value): return f"{value:+.2f}".replace("-", "−")
 
+def _rate(q): return "q < 0.0001" if q < 1e-4 else f"q = {q:.1g}"
+
+def strongest_responses(
+    responses: pd.DataFrame, # columns target_gene, program, response, estimate, p, q
+    n: int = 4, # how many
+) -> pd.DataFrame: # rows of `responses` with a column `alike`: other targets that do the same, the best supported first
+    "The best supported responses, one per program and direction; the largest, one per target, where none stands out"
+    found = responses[responses["q"] < _LEVEL].sort_values("p", kind="stable")
+    if found.empty:
+        by_size = responses.reindex(responses["response"].abs().sort_values(ascending=False, kind="stable").index)
+        return by_size.drop_duplicates("target_gene").head(n).assign(alike=[[]] * min(n, by_size["target_gene"].nunique())).reset_index(drop=True)
+    same = [found["program"], found["estimate"] > 0]
+    alike = found.groupby(same, sort=False)["target_gene"].agg(lambda genes: list(genes)[1:])
+    return found.groupby(same, sort=False).head(1).assign(alike=alike.to_list()).head(n).reset_index(drop=True)
+
+def _finding(row, called):
+    "A response with its evidence, and who does the same"
+    half = stats.t.ppf(0.975, row.df) * row.se
+    said = f"**{row.target_gene}** {'raises' if row.estimate > 0 else 'lowers'} {called(row.program)}: {_signed(row.estimate)}"
+    said += f" (95 % interval {_signed(row.estimate - half)} to {_signed(row.estimate + half)}), {_rate(row.q)}, {row.n_guides} guide{'s' * (row.n_guides != 1)}"
+    if "guides disagree" in str(row.caution): said += " that disagree"
+    return said + (f"; {_listed(row.alike)} do{'es' * (len(row.alike) == 1)} the same." if row.alike else ".")
+
+# %% ../nbs/07a_report.ipynb #7a100002
+def _edge_sentence(edges, n_programs, n_modules):
+    "How many edges there are, and the best supported"
+    begun = f"{n_programs} gene programs, in {n_modules} modules. "
+    if edges["q"].notna().any():
+        sure = edges[edges["q"] < _LEVEL]
+        begun += f"{len(sure)} of {len(edges)} possible edges between them stand out at a false discovery rate of 5 %: {(sure['estimate'] > 0).sum()} positive, {(sure['estimate'] < 0).sum()} negative"
+        if sure.empty: return begun + "."
+        best = sure.sort_values("p", kind="stable").iloc[0]
+        return begun + f"; the best supported is {best['regulator']}–{best['regulated']} ({_signed(best['estimate'])} ± {1.96 * best['se']:.2f})."
+    return begun + f"{(edges['J'].abs() > 0.1).sum()} of {len(edges)} possible edges between them are stronger than 0.1; there are no errors to judge them by."
+
+def _acting_sentence(targets, responses):
+    "Which targets act"
+    if targets["q"].isna().all(): return "Whether a target acts could not be tested: there was nothing to compare with, or nothing that tells guides and batches apart."
+    acting = targets[targets["q"] < _LEVEL].sort_values("p", kind="stable")
+    said = f"{len(acting)} of {len(targets)} targets act on some program at a false discovery rate of 5 %" + (f": {_listed(acting['target_gene'], 12)}" if len(acting) else "")
+    return said + f". {(responses['q'] < _LEVEL).sum()} of {len(responses)} single responses stand out."
+
+def _alike_sentence(groups, targets):
+    "Clusters of targets that act, or of all where that is not known"
+    known = targets["q"].notna().any()
+    acting = targets.loc[targets["q"] < _LEVEL, "target_gene"] if known else targets["target_gene"]
+    alike = groups[groups["target_gene"].isin(acting)].groupby("cluster")["target_gene"].agg(list)
+    alike = [members for members in alike[::-1] if len(members) > 1][:3]
+    return [f"{'Of those that act, most' if known else 'Most'} alike over all programs (k-means, the strongest first): {'; '.join(_listed(members) for members in alike)}."] if alike else []
+
+# %% ../nbs/07a_report.ipynb #7a100003
 def summary_sentences(
-    tables: dict, # programs, annotation, network, responses, modules, groups
+    tables: dict, # programs, annotation, network, responses, targets, modules, groups
     record: dict, # the run's account
-    threshold: float = 0.1, # of |J| for an edge to be counted
 ) -> list[str]: # markdown
     "What the run found, in sentences"
-    edges, cells, responses, known = tables["network"], record["summary"], tables["responses"], tables["annotation"].set_index("program")
-    strong = edges[edges["J"].abs() > threshold]
-    top = strongest_responses(responses, 4)
+    cells, responses, known = record["summary"], tables["responses"], tables["annotation"].set_index("program")
+    top, flagged = strongest_responses(responses), known[known["flagged"]]
     def called(name): return name if known.loc[name, "label"] == name else f"{name} *{known.loc[name, 'label']}*"
-    def said(row):
-        size = f"{row.response:+.2f}".replace("-", "−") + ("" if pd.isna(row.spread) else f" ± {row.spread:.2f}")
-        return f"**{row.target_gene}** {'raises' if row.response > 0 else 'lowers'} {called(row.program)} ({size}, {row.n_guides} guide{'s' * (row.n_guides != 1)})"
-
     genes = tables["programs"].query("rank <= 4").groupby("program", sort=False)["gene"].agg(", ".join)
+    words = [f"{cells['n_cells']:,} cells with {cells['n_guides']} guides against {cells['n_targets']} targets; {cells['n_control_cells']:,} of the cells are controls.",
+             _edge_sentence(tables["network"], len(genes), tables["modules"]["module"].nunique())]
+    if len(flagged):
+        words.append(f"{len(flagged)} of the {len(known)} programs found go along with a technical property of the cells or the cell cycle: "
+                     f"{'; '.join(f'{called(name)} with {reasons}' for name, reasons in flagged['reasons'].items())}. "
+                     + ("They are part of what follows." if flagged["kept"].all() else "They were left out of what follows."))
+    words.append(_acting_sentence(tables["targets"], responses))
+    if (top["q"] < _LEVEL).all(): words += [_finding(row, called) for row in top.itertuples()]
+    else:
+        hints = _listed(f"{row.target_gene} on {called(row.program)} ({_signed(row.response)})" for row in top.itertuples())
+        words.append(f"No single response stands out. The largest, shrunk, no more than hints: {hints}.")
     named = sorted(set(top["program"]), key=list(genes.index).index)
-    alike = tables["groups"].groupby("cluster")["target_gene"].agg(list)
-    alike = [members for members in alike[::-1] if len(members) > 1][:2]
-    flagged = known[known["flagged"]]
-    return [f"{cells['n_cells']:,} cells with {cells['n_guides']} guides against {cells['n_targets']} targets; {cells['n_control_cells']:,} of the cells are controls.",
-            f"{len(genes)} gene programs, in {tables['modules']['module'].nunique()} modules. {len(strong)} of {len(edges)} possible edges between them are stronger than {threshold:g}: "
-            f"{(strong['J'] > 0).sum()} positive, {(strong['J'] < 0).sum()} negative.",
-            *([f"{len(flagged)} of the {len(known)} programs found go along with a technical property of the cells or the cell cycle: "
-               f"{'; '.join(f'{called(name)} with {reasons}' for name, reasons in flagged['reasons'].items())}. "
-               + ("They are part of what follows." if flagged["kept"].all() else "They were left out of what follows.")] if len(flagged) else []),
-            f"The strongest responses, ± the spread between the guides of the target: {_listed(said(row) for row in top.itertuples())}.",
-            "The programs in that sentence, by their heaviest genes: " + "; ".join(f"{name} is {genes[name]}" for name in named) + ".",
-            *([f"Acting most alike (k-means of the responses, the strongest first): {'; '.join(_listed(members) for members in alike)}."] if alike else [])]
+    words.append(f"The programs named here, by their heaviest genes: {'; '.join(f'{name} is {genes[name]}' for name in named)}.")
+    return words + _alike_sentence(tables["groups"], tables["targets"])
 
 # %% ../nbs/07a_report.ipynb #b008d390
-def quality_sentences(
-    record: dict, # with `fit`, `converged` and `truth`
-) -> list[str]: # markdown
-    "How far the results can be trusted, in sentences"
-    fit, truth = record["fit"], record.get("truth")
-    words = ["The network fit " + ("converged." if record["converged"] else "**did not converge**: read the network with caution."),
-             f"On the cells it was fitted to: the network explains {fit['variance_explained_means']:.0%} of how the mean levels of programs differ between samples "
-             f"({fit['attainable_means']:.0%} would be perfect with as few cells per sample) and {fit['variance_explained_covariances']:.0%} of the covariances of programs within samples "
-             f"({fit['attainable_covariances']:.0%} would be perfect). "
-             f"Knowing a cell's other programs and its perturbation explains {fit['deviance_explained']:.0%} of the deviance of a program's level.",
-             "Responses are pulled towards zero according to how many cells speak for them, often severalfold: compare them, do not read them as absolute sizes. The spread between the guides "
-             "of a target is given beside each; there are no p-values yet, so take a response from one guide, or one smaller than its spread, as a hint.",
-             "Couplings are associations within samples, not proof of regulation. A program without marked genes (many genes of similar weight) gathers what belongs to no other; "
-             "since every cell is scaled to the same total, its couplings tend to be negative and mean little."]
-    if truth: words.append(f"This screen is simulated, so the truth is known: genes are assigned to the planted programs with an adjusted Rand index of {truth['programs_adjusted_rand']:.2f}, "
-                           f"couplings follow the planted ones with r = {truth['r_J']:.2f} and target responses with r = {truth['r_response']:.2f}, "
-                           f"at {truth['slope_response']:.0%} of their planted size (guides that do not cut and cells that escaped included).")
+def _fit_sentences(fit, converged):
+    "Whether the network fits"
+    return ["The network fit " + ("converged." if converged else "**did not converge**: read the network with caution."),
+            f"On the cells it was fitted to: the network explains {fit['variance_explained_means']:.0%} of how the mean levels of programs differ between samples "
+            f"({fit['attainable_means']:.0%} would be perfect with as few cells per sample) and {fit['variance_explained_covariances']:.0%} of the covariances of programs within samples "
+            f"({fit['attainable_covariances']:.0%} would be perfect). "
+            f"Knowing a cell's other programs and its perturbation explains {fit['deviance_explained']:.0%} of the deviance of a program's level."]
+
+def _guide_sentences(targets):
+    "What guides say about the targets that act"
+    acting = targets[targets["q"] < _LEVEL]
+    apart = acting.loc[acting["caution"].astype(str).str.contains("guides disagree"), "target_gene"]
+    alone = targets.loc[targets["n_guides"] == 1, "target_gene"]
+    words = []
+    if len(apart): words.append(f"The guides of {len(apart)} of the {len(acting)} targets that act disagree by more than chance ({_listed(apart)}). A guide that does not cut is the usual reason; "
+                                "the intervals are wider for it, and what the target does where it is cut may be more than is stated.")
+    if len(alone): words.append(f"Where a target has one guide, whatever is said is said of a guide and not of a gene: {_listed(alone)}.")
     return words
 
-def methods_paragraph(
-    record: dict, # with `parameters`, `seed`, `versions`
-) -> str: # plain text
-    "What was done, ready for a paper"
-    p, versions = record["parameters"], record["versions"]
-    listed = _listed(f"{name} {version}" for name, version in versions.items() if name != "perturbnb")
+def _check_sentences(targets, evidence):
+    "How the tests do on controls, and beside each other"
+    words, energy, acting = [], targets["energy_q"] < _LEVEL, targets["q"] < _LEVEL
+    if evidence["n_pseudo_targets"]:
+        calibrated = targets["calibrated_q"]
+        enough = f"With p-values calibrated on them {(calibrated < _LEVEL).sum()} of {len(targets)} targets act." if calibrated.notna().any() else "They are too few to calibrate p-values with."
+        words.append(f"The same analysis with control cells in the role of targets, none of which should act: {evidence['null_share']:.0%} of {evidence['n_pseudo_targets']} pseudo-targets "
+                     f"({evidence['n_null_rounds']} rounds) had p < 0.05, where 5 % would be expected of guides that disagree as those of real targets do, and fewer of control cells. {enough}")
+    if targets["energy_q"].notna().any():
+        words.append(f"A test that only asks whether cells differ (energy distance; cells are the replicates) finds {energy.sum()} of {len(targets)} targets, "
+                     f"among them {(energy & acting).sum()} of the {acting.sum()} that act.")
+    return words
+
+# %% ../nbs/07a_report.ipynb #7a100006
+_UNSHRUNK = ("Sizes in sentences are estimates that are not shrunk, with 95 % intervals that count guides and not cells; "
+             "+1 multiplies the odds of the program being high, against being at its middle level, by 2.7. "
+             "Figures and groups use responses that are pulled towards zero according to how many cells speak for them, often severalfold: compare their colours, and read sizes in the tables.")
+_ASSOCIATIONS = ("Couplings are associations within samples, not proof of regulation. A program without marked genes (many genes of similar weight) gathers what belongs to no other; "
+                 "since every cell is scaled to the same total, its couplings tend to be negative and mean little.")
+
+def quality_sentences(
+    tables: dict, # targets
+    record: dict, # with `fit`, `converged`, `evidence` and `truth`
+) -> list[str]: # markdown
+    "How far the results can be trusted, in sentences"
+    truth, evidence, words = record.get("truth"), record["evidence"], _fit_sentences(record["fit"], record["converged"])
+    words.append(_UNSHRUNK if evidence["intervals"] else "Couplings and responses have no standard errors in this run: take them as hints. They are shrunk towards zero, often severalfold.")
+    if evidence["approximate"]: words.append("There are so many programs that each was solved by itself: **standard errors are approximate**.")
+    words += [*_guide_sentences(tables["targets"]), *_check_sentences(tables["targets"], evidence), _ASSOCIATIONS]
+    if truth: words.append(f"This screen is simulated, so the truth is known: genes are assigned to the planted programs with an adjusted Rand index of {truth['programs_adjusted_rand']:.2f}, "
+                           f"couplings follow the planted ones with r = {truth['r_J']:.2f} and target responses with r = {truth['r_response']:.2f}, "
+                           f"at {truth['slope_response']:.0%} of their planted size (shrinkage, guides that do not cut and cells that escaped included).")
+    return words
+
+# %% ../nbs/07a_report.ipynb #7a100008
+def _programs_method(p):
+    "How programs came about"
     found = (f"{p['n_programs']} gene programs were taken from elsewhere and their usage computed for these cells" if p["programs"] else
              f"gene programs found by consensus orthogonal {'factorisation of genes centred on the controls, with signs' if p['signed'] else 'non-negative matrix factorisation'} "
              f"({p['n_programs']} programs{'' if p['overlap'] == 1 else ', up to ' + str(p['overlap']) + ' per gene'}, {p['n_repeats']} bootstrap repeats; "
              f"number of programs: {p['n_programs_reason']})")
     return (f"Counts were log-normalised, and {found}. Gene sets over-represented in a program were found by hypergeometric tests against the genes that entered, with false discovery rates after "
             "Benjamini and Hochberg. " + ("Programs that go along with depth, mitochondrial share, cell cycle or batch (|ρ| of at least 0.3) were left out. " if p["drop_technical"] else "") +
-            "Usage of each program, leaving perturbed genes out, was cut into three levels by optimal one-dimensional 3-means. "
-            "A three-state spin network (after D-SPIN, Jiang et al. 2023) with one coupling matrix and fields linear in batch and guide, controls being the reference, "
-            "was fitted by penalised pseudo-likelihood, the strength of shrinkage by empirical Bayes. Responses of targets are means over their guides. "
+            "Usage of each program, leaving perturbed genes out, was cut into three levels by optimal one-dimensional 3-means. ")
+
+def _network_method(network):
+    "How the network was fitted"
+    way = {"exact": "maximum likelihood, exact and penalised", "mcmc": "penalised maximum likelihood with sampled moments"}.get(network["method"], "penalised pseudo-likelihood")
+    threshold = f" Couplings were thresholded by an L1 penalty of {network['l1_J']:.2g}, chosen by empirical Bayes." if network["l1_J"] else ""
+    return ("A three-state spin network (after D-SPIN, Jiang et al. 2023) with one coupling matrix and fields linear in batch and guide, controls being the reference, "
+            f"was fitted by {way}; guide effects were shrunk by a ridge penalty of strength {network['l2_response']:.3g}, chosen by empirical Bayes.{threshold} "
+            "Responses of targets shown in figures are means over their guides. ")
+
+def _evidence_method(evidence, tested):
+    "How estimates, errors and tests came about"
+    if not evidence["intervals"]: return ""
+    solved = ", each program by itself" if evidence["approximate"] else ""
+    said = (f"Standard errors are those of the pseudo-likelihood without penalties (sandwich covariance, cells being independent within samples{solved}). "
+            "Effects of the guides of a target were combined in a random-effects estimate whose variance between guides was learned from all targets and moderated by empirical Bayes; "
+            "intervals and tests use Student's t. ")
+    if tested: said += ("Whether a target acts at all was tested by a Wald F test over all programs, and by an energy-distance test with 999 exchanges of cells within batches. "
+                        "Total effects are differences of mean usage from the controls of the same batches, combined likewise. False discovery rates are after Benjamini and Hochberg. ")
+    if evidence["n_pseudo_targets"]:
+        said += f"p-values were checked on {evidence['n_pseudo_targets']} pseudo-targets, drawn from control cells in the sizes of real targets in {evidence['n_null_rounds']} rounds. "
+    return said
+
+def methods_paragraph(
+    record: dict, # with `parameters`, `network`, `evidence`, `seed`, `versions`, `summary`
+) -> str: # plain text
+    "What was done, ready for a paper"
+    versions = record["versions"]
+    listed = _listed((f"{name} {version}" for name, version in versions.items() if name != "perturbnb"), most=20)
+    return (_programs_method(record["parameters"]) + _network_method(record["network"]) + _evidence_method(record["evidence"], record["summary"]["n_control_cells"] > 0) +
             "Modules of programs and groups of targets were found by signed multiplex Leiden clustering. "
             f"Done with perturbnb {versions.get('perturbnb', '')}" + (f" ({listed})" if listed else "") + f", seed {record['seed']}.")
 
 # %% ../nbs/07a_report.ipynb #26c0e945
 _SETTINGS = """import pandas as pd
 from IPython.display import Image
-pd.set_option("display.precision", 3, "display.max_colwidth", None)"""
+pd.set_option("display.max_colwidth", None)
+
+def shown(table):
+    table = table.dropna(axis=1, how="all")
+    rates = [name for name in table if name.split("_")[-1] in ("p", "q")]
+    left = [{"selector": "th", "props": "text-align: left"}]
+    plain = table.style.hide().format(precision=2, thousands=",", na_rep="").set_properties(**{"text-align": "left"}).set_table_styles(left)
+    return plain.format("{:.1g}", subset=rates, na_rep="")"""
 
 _PROSE = {
     "cells": """## Cells
@@ -105,24 +214,37 @@ What was removed or left out before the analysis, and why.""",
     "programs": """## Programs
 
 A program is read by its heaviest genes. Its name is a proposal: that of the most significant gene set, where the set's genes carry a quarter of the program's weight, else its two heaviest genes.
-`reasons` tell what a flagged program goes along with. All genes are in `programs.csv`, all programs in `annotation.csv`, all significant gene sets in `gene_sets.csv`.""",
+`reasons` tell what a flagged program goes along with.""",
     "network": """## Network
 
 Red raises, blue lowers. A program's level is −1, 0 or +1 in a cell; a coupling of 1 between two programs multiplies the
-odds of both being high, against one of them being at 0, by 2.7. The network is symmetric: a pair stands once. Edges are in `network.csv`.""",
+odds of both being high, against one of them being at 0, by 2.7. The network is symmetric: a pair stands once. The table has the best supported edges;
+`J` is shrunk and is what the figures show, `estimate` is not and has the standard error `se`.""",
+    "targets": """## Which targets act
+
+`p` and `q` ask whether a target does anything to any program, guides being the replicates; `energy_q` whether its cells differ from the controls at all, cells being the replicates;
+`calibrated_q` is counted on control cells, where there were enough; `disagreement_p` asks whether its guides do the same.""",
     "responses": """## Responses
 
-What each perturbation does to each program, relative to the controls (to the mean of all samples where there are none); effects that reach a program through another one are not counted.
-All are in `responses.csv`.""",
+What each perturbation does to each program, relative to the controls (to the mean of all samples where there are none); effects that reach a program through another one are not counted in `estimate`,
+but in `total_effect`, the difference of the mean usage. The table has the best supported.""",
     "groups": """## Who acts alike
 
 The table clusters targets by their responses (k-means); `guides` tells how far the guides of a target agree, and which one stands apart. The figures
 show the tutorial's groups: modules are programs that go together, and targets are attached to the modules they push. With few
 programs these groups are coarse, and targets without much of a response land anywhere."""}
 
-_PLAIN = '.style.hide().format(precision=2, thousands=",", na_rep="").set_properties(**{"text-align": "left"}).set_table_styles([{"selector": "th", "props": "text-align: left"}])'
+_FILES = {
+    "targets.csv": "whether each target acts, by several tests", "responses.csv": "every target and program: estimate, error, tests, guides", "network.csv": "every edge",
+    "programs.csv": "every gene of every program", "annotation.csv": "every program: names, gene sets, technical flags", "gene_sets.csv": "gene sets over-represented in programs",
+    "modules.csv": "modules of programs", "groups.csv": "groups of targets", "guides.csv": "how far guides agree", "removed.csv": "what the preparation left out",
+    "schema.json": "what every column of every table means", "targets.h5ad": "targets × programs, as AnnData", "responses.h5ad": "samples × programs, and the network, as AnnData",
+    "screen.h5ad": "the cells", "run.json": "parameters, versions, time and memory, warnings", "report.ipynb": "this page as a notebook"}
 
-def _table_cell(file, then=""): return new_code_cell(f'pd.read_csv("{file}"){then}')
+# %% ../nbs/07a_report.ipynb #7a100009
+def _table_cell(file, then=""): return new_code_cell(f'shown(pd.read_csv("{file}"){then})')
+
+def _listing(lines): return "\n".join(f"- {line}" for line in lines)
 
 def _figure_cells(figures, *names):
     "Caption and picture of the figures that were drawn"
@@ -132,6 +254,19 @@ def _figure_cells(figures, *names):
             yield new_markdown_cell(drawn[name][0])
             yield new_code_cell(f'Image("figures/{name}.png", width={drawn[name][1]})')
 
+def _findings_cells(figures):
+    "Network, targets, responses and groups"
+    edges = ["regulator", "regulated", "J", "estimate", "se", "q", "regulator_label", "regulated_label"]
+    acts = ["target_gene", "n_guides", "n_cells", "p", "q", "calibrated_q", "energy_q", "disagreement_p", "caution"]
+    does = ["target_gene", "program", "label", "response", "estimate", "se", "q", "total_effect", "total_q", "n_guides", "caution"]
+    together = '.groupby("cluster", sort=False)["target_gene"].agg(", ".join).to_frame("targets with similar responses").reset_index()'
+    return [new_markdown_cell(_PROSE["network"]), *_figure_cells(figures, "network", "network_diagram", "network_umap"), _table_cell("network.csv", f".head(10)[{edges}]"),
+            new_markdown_cell(_PROSE["targets"]), _table_cell("targets.csv", f'.sort_values("p", kind="stable").head(30)[{acts}]'), *_figure_cells(figures, "qq"),
+            new_markdown_cell(_PROSE["responses"]), *_figure_cells(figures, "responses"), _table_cell("responses.csv", f'.sort_values("p", kind="stable").head(15)[{does}]'),
+            new_markdown_cell(_PROSE["groups"]), _table_cell("groups.csv", together), _table_cell("guides.csv", '.sort_values("strength", ascending=False).head(12)'),
+            *_figure_cells(figures, "groups", "fan")]
+
+# %% ../nbs/07a_report.ipynb #7a100010
 def make_report(
     title: str, # name of the screen
     tables: dict, # as the run writes them
@@ -139,22 +274,16 @@ def make_report(
     figures: list, # (name, caption, width in pixels) of the images in the folder `figures`
 ) -> nbformat.NotebookNode: # not executed yet
     "The notebook of a run"
-    def listing(lines): return "\n".join(f"- {line}" for line in lines)
-    def joined(by, column, heading): return f'.groupby("{by}", sort=False)["{column}"].agg(", ".join).to_frame("{heading}").style.set_properties(**{{"text-align": "left"}})'
     cells = [new_markdown_cell(f"# {title}\n\nGene programs, their network, and what each perturbation does to them.")]
     shown = ["program", "label", "heaviest", "gene_set", "share", "reasons"] + ["kept"] * record["parameters"]["drop_technical"]
-    if record["warnings"]: cells.append(new_markdown_cell("## Read this first\n\n" + listing(record["warnings"])))
-    cells += [new_markdown_cell("## In short\n\n" + listing(summary_sentences(tables, record)) + "\n\n## How far to trust it\n\n" + listing(quality_sentences(record))), new_code_cell(_SETTINGS),
-              new_markdown_cell(_PROSE["cells"]), _table_cell("removed.csv", _PLAIN), *_figure_cells(figures, "qc"),
-              new_markdown_cell(_PROSE["programs"]), _table_cell("annotation.csv", f"[{shown}]" + _PLAIN),
-              *_figure_cells(figures, "program_choice", "top_genes", "usage_umap"),
-              new_markdown_cell(_PROSE["network"]), *_figure_cells(figures, "network", "network_diagram", "network_umap"), _table_cell("network.csv", ".head(10)" + _PLAIN),
-              new_markdown_cell(_PROSE["responses"]), *_figure_cells(figures, "responses"), _table_cell("responses.csv", '.sort_values("response", key=abs, ascending=False).head(12)' + _PLAIN),
-              new_markdown_cell(_PROSE["groups"]), _table_cell("groups.csv", joined("cluster", "target_gene", "targets with similar responses")),
-              _table_cell("guides.csv", '.sort_values("strength", ascending=False).head(12)' + _PLAIN), *_figure_cells(figures, "groups", "fan"),
-              new_markdown_cell("## Methods\n\n" + methods_paragraph(record) + "\n\nParameters, versions, and time and memory of every stage are in `run.json`.")]
-    notebook = new_notebook(cells=cells, metadata={"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "title": title})
-    return notebook
+    if record["warnings"]: cells.append(new_markdown_cell("## Read this first\n\n" + _listing(record["warnings"])))
+    cells += [new_markdown_cell("## In short\n\n" + _listing(summary_sentences(tables, record))),
+              new_markdown_cell("## How far to trust it\n\n" + _listing(quality_sentences(tables, record))), new_code_cell(_SETTINGS),
+              new_markdown_cell(_PROSE["cells"]), _table_cell("removed.csv"), *_figure_cells(figures, "qc"),
+              new_markdown_cell(_PROSE["programs"]), _table_cell("annotation.csv", f"[{shown}]"), *_figure_cells(figures, "program_choice", "top_genes", "usage_umap"),
+              *_findings_cells(figures), new_markdown_cell("## Methods\n\n" + methods_paragraph(record)),
+              new_markdown_cell("## Files\n\n" + _listing(f"[{name}]({name}): {what}" for name, what in _FILES.items()))]
+    return new_notebook(cells=cells, metadata={"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "title": title})
 
 # %% ../nbs/07a_report.ipynb #c93a5f07
 def execute_report(

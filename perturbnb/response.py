@@ -222,9 +222,9 @@ def _save(self, path):
     with written_whole(path) as part: adata.write_h5ad(part)
 
 def _load(path):
+    if not Path(path).is_file(): raise ValueError(f"path must lead to a saved response, there is no file {str(path)!r}")
     try: adata = ad.read_h5ad(path)
     except OSError as error:
-        if not Path(path).is_file(): raise
         raise ValueError(f"path must be a readable .h5ad file, got {str(path)!r} ({error})") from error
     about = adata.uns.get("perturbnb", {})
     if about.get("kind") != "response":

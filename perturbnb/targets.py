@@ -17,7 +17,7 @@ from scipy.special import gammaln
 from threadpoolctl import threadpool_limits
 
 from .common import check_finite, logger, nearest
-from .response import _checked_samples, _reference_of
+from .response import _checked_samples, _reference_of, _weakest
 
 # %% ../nbs/03a_targets.ipynb #75f956a9
 def _arranged(target):
@@ -166,7 +166,7 @@ class Targets:
     Q: np.ndarray # (n_targets, n_programs), Cochran's; 0 with one guide
     Q_p: np.ndarray # (n_targets, n_programs); NaN with one guide
     I2: np.ndarray # (n_targets, n_programs); NaN with one guide
-    table: pd.DataFrame # index target_gene; n_guides, F, df1, df2, p, q of the omnibus test, disagreement_p of the guides over all programs
+    table: pd.DataFrame # index target_gene; n_guides, reference (where known), F, df1, df2, p, q of the omnibus test, disagreement_p of the guides over all programs
     guides: pd.DataFrame # index guide; target_gene
     guide_estimate: np.ndarray # (n_guides, n_programs)
     guide_se: np.ndarray # (n_guides, n_programs), from cells
@@ -189,12 +189,13 @@ class Targets:
         half = stats.t.ppf((1 + level) / 2, self.df) * self.se
         return self.estimate - half, self.estimate + half
 
-    def to_frame(self) -> pd.DataFrame: # target_gene, program, estimate, se, df, t, p, q, n_guides, Q, Q_p, I2
+    def to_frame(self) -> pd.DataFrame: # target_gene, program, estimate, se, df, t, p, q, n_guides, Q, Q_p, I2, reference (where known)
         "Tidy table, one row per target and program"
         columns = {name: getattr(self, name).ravel() for name in ("estimate", "se", "df", "t", "p", "q")}
         n_guides = np.repeat(self.table["n_guides"].to_numpy(), len(self.names))
         rows = {"target_gene": np.repeat(self.table.index.to_numpy(), len(self.names)), "program": np.tile(np.asarray(self.names, object), len(self.table))}
-        return pd.DataFrame(rows | columns | {"n_guides": n_guides} | {name: getattr(self, name).ravel() for name in ("Q", "Q_p", "I2")})
+        against = {"reference": np.repeat(self.table["reference"].to_numpy(), len(self.names))} if "reference" in self.table else {}
+        return pd.DataFrame(rows | columns | {"n_guides": n_guides} | {name: getattr(self, name).ravel() for name in ("Q", "Q_p", "I2")} | against)
 
     def __repr__(self):
         found = f"{(self.table['q'] < 0.05).sum()} of them act and {(self.q < 0.05).sum()} responses stand out at q < 0.05"
@@ -241,8 +242,11 @@ def combine_guides(
     guides: list[str] | None = None, # names of the guides
     names: list[str] | None = None, # of the programs
     tested: np.ndarray | None = None, # (n_guides,) bool: guides that have controls to be compared with; targets with others get no p
+    reference: list[str] | None = None, # (n_guides,) what each is relative to, kept in the table; without controls, "all samples", there is no p
 ) -> Targets: # in the order in which targets first appear
     "What each target does, from its guides; raises `ValueError` on arrays that do not fit together"
+    if reference is not None and len(reference) != len(target): raise ValueError(f"reference must have {len(target)} entries, got {len(reference)}")
+    if reference is not None and tested is None: tested = [kind != "all samples" for kind in reference]
     estimate, covariance, missing, target, guides, names, tested = _checked(estimate, covariance, shared, target, method, guides, names, tested)
     genes, at = _arranged(target)
     seen = (at >= 0)[..., None] & ~missing[at]
@@ -260,7 +264,8 @@ def combine_guides(
     omnibus, Q, weight = np.where(comparable, omnibus, np.nan), _scatter(y, v, seen)[0], np.empty_like(estimate)
     weight[at[at >= 0]] = w[at >= 0]
     tests = {"F": F, "df1": df1, "df2": df2, "p": omnibus, "q": _false_discovery(omnibus), "disagreement_p": disagreement}
-    table = pd.DataFrame({"n_guides": (at >= 0).sum(1)} | tests, index=pd.Index(genes, name="target_gene"))
+    against = {} if reference is None else {"reference": [_weakest([reference[g] for g in row[row >= 0]]) for row in at]}
+    table = pd.DataFrame({"n_guides": (at >= 0).sum(1)} | against | tests, index=pd.Index(genes, name="target_gene"))
     I2 = np.where(d > 0, np.maximum(0, 1 - np.divide(d, Q, out=np.ones_like(Q), where=Q > 0)), np.nan)
     return Targets(mean, se, df, p, _false_discovery(p), Q, np.where(d > 0, stats.chi2.sf(Q, np.maximum(d, 1)), np.nan), I2, table,
                    pd.DataFrame({"target_gene": target}, index=pd.Index(guides, name="guide")), *(np.where(missing, np.nan, values) for values in (estimate, guide_se)),
@@ -304,7 +309,7 @@ def target_responses(
     guides, samples = uncertainty.terms["guide"].iloc[at].astype(str), _checked_samples(network)
     target, reference = dict(zip(samples["guide"].astype(str), samples["target_gene"].astype(str))), _reference_of(samples)
     carried = np.asarray(network.design)[:, at].T != 0
-    tested = np.array([(reference[mine] != "all samples").all() for mine in carried])
+    against = [_weakest(reference[mine]) for mine in carried]
     def shared(g, h): return uncertainty._wide(uncertainty.parts.between(at[g], at[h]))
     return combine_guides(uncertainty.estimate[at], uncertainty.guide_covariance, shared, [target.get(guide, guide) for guide in guides],
-                          method=method, guides=list(guides), names=list(uncertainty.names), tested=tested)
+                          method=method, guides=list(guides), names=list(uncertainty.names), reference=against)

@@ -152,7 +152,9 @@ def _assembled(network, parts, layout, J, B, one_sided, nothing, varies, n_cells
     n = len(J)
     B = _with_null(layout, B)
     se, unbounded = np.empty(B.shape), np.zeros(B.shape, bool)
-    se[layout.own] = np.sqrt(parts.of_own()[:, np.arange(n), np.arange(n)])
+    se[layout.own] = np.sqrt(np.maximum(parts.of_own()[:, np.arange(n), np.arange(n)], 0))
+    all_of_a_batch = np.isclose(np.einsum("tb,bt->t", layout.mixture, np.linalg.pinv(layout.mixture)), 1)      # nothing in the batch to compare it with
+    se[layout.own[all_of_a_batch]] = np.nan
     se[parts.others] = np.sqrt(parts.others_variance)
     se[layout.own[nothing.nonzero()[0]], nothing.nonzero()[1]] = np.nan
     unbounded[layout.own] = one_sided

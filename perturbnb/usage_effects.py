@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from threadpoolctl import threadpool_limits
 
 from .common import check_finite, check_whole, nearest, seeds_for
-from .response import _reference_of
+from .response import _reference_of, _weakest
 from .targets import Targets, _false_discovery, combine_guides
 
 # %% ../nbs/03a_total_effects.ipynb #4531c408
@@ -36,7 +36,7 @@ def _checked_cells(usage, sample_id, samples):
 
 # %% ../nbs/03a_total_effects.ipynb #73916bfa
 def _contrasts(samples, n_cells):
-    "Names of the guides, the contrast of each over samples, and whether it has controls to be compared with"
+    "Names of the guides, the contrast of each over samples, and what it is relative to"
     control, reference = samples["if_control"].to_numpy(), _reference_of(samples)
     batch = samples["batch"].to_numpy() if "batch" in samples else np.zeros(len(samples))
     against = {"own batch": (batch[:, None] == batch) & control, "all controls": np.tile(control, (len(samples), 1)), "all samples": np.ones((len(samples),) * 2, bool)}
@@ -44,8 +44,7 @@ def _contrasts(samples, n_cells):
     step = np.eye(len(samples)) - pool / pool.sum(1, keepdims=True)
     code, guides = pd.factorize(samples["guide"].where(~control).astype(object))
     share = (code == np.arange(len(guides))[:, None]) * n_cells
-    tested = np.array([(reference[code == g] != "all samples").all() for g in range(len(guides))])
-    return list(guides.astype(str)), share / share.sum(1, keepdims=True) @ step, tested
+    return list(guides.astype(str)), share / share.sum(1, keepdims=True) @ step, [_weakest(reference[code == g]) for g in range(len(guides))]
 
 def _spreads(usage, row, mean, group):
     "Covariance of cells within samples, per group of samples; drawn to that of all cells as if by one more cell than there are programs"
@@ -69,13 +68,13 @@ def total_effects(
     usage, row, samples = _checked_cells(usage, sample_id, samples)
     n_cells = np.bincount(row, minlength=len(samples))
     mean = np.stack([np.bincount(row, column, len(samples)) for column in usage.T], axis=1) / n_cells[:, None]
-    guides, contrast, tested = _contrasts(samples, n_cells)
+    guides, contrast, reference = _contrasts(samples, n_cells)
     group = pd.factorize(samples["target_gene"].where(~samples["if_control"], "control cells").astype(object))[0]
     spread, of_group = _spreads(usage, row, mean, group), np.eye(group.max() + 1)[group]
     covariance = np.tensordot(contrast**2 / n_cells @ of_group, spread, 1)
     def shared(g, h): return np.tensordot(contrast[g] * contrast[h] / n_cells @ of_group, spread, 1)
     target = dict(zip(samples["guide"].astype(str), samples["target_gene"]))
-    return combine_guides(contrast @ mean, covariance, shared, [target[guide] for guide in guides], method=method, guides=guides, names=names, tested=tested)
+    return combine_guides(contrast @ mean, covariance, shared, [target[guide] for guide in guides], method=method, guides=guides, names=names, reference=reference)
 
 # %% ../nbs/03a_total_effects.ipynb #762534c1
 def _permuted(weights, batch, n_permutations, rng):

@@ -21,7 +21,7 @@ from perturbnb.network import SpinNetwork, infer_network
 from perturbnb.pipeline import analyse_screen
 from perturbnb.preprocess import prepare_screen
 from perturbnb.response import guide_concordance, relative_response
-from perturbnb.results import _figures, _write_arrays, result_tables
+from perturbnb.results import SCHEMA, _figures, _write_arrays, result_tables
 from perturbnb.simulate import simulate_screen
 
 KEYS = dict(guide_key="guide", target_key="gene", control="control", batch_key="batch")
@@ -51,15 +51,17 @@ def told(caplog): return "\n".join(record.getMessage() for record in caplog.reco
 
 
 def everything_of(analysis, folder):
-    "Draws all figures and writes all tables and arrays; nothing in them may be NaN but what a single guide, a single program or unmeasured genes leave open"
-    open_ones = ["spread", "correlation", "lowest", "odd_guide", "gene_set", "share", "q", "depth", "mitochondria", "S", "G2M", "batch"]
+    "Draws all figures and writes all tables and arrays; nothing in them may be NaN but what a single guide, a single program, unmeasured genes or a lack of controls leave open"
+    always = {"target_gene", "program", "response", "J", "n_guides", "n_cells", "reference", "caution"}
+    evidence = [name for table in ("responses", "targets", "network") for name in SCHEMA[table] if name not in always]
+    open_ones = [*evidence, "spread", "correlation", "lowest", "odd_guide", "gene_set", "share", "q", "depth", "mitochondria", "S", "G2M", "batch"]
     for _, draw in _figures(analysis).values():
         axes = np.ravel(np.asarray(draw(), dtype=object))
         axes[0].figure.canvas.draw()
         plt.close("all")
     tables = result_tables(analysis)
     for name, table in tables.items(): assert table.drop(columns=open_ones, errors="ignore").notna().all(axis=None), name
-    _write_arrays(analysis, folder)
+    _write_arrays(analysis, tables, folder)
     assert np.isfinite(SpinNetwork.load(folder / "responses.h5ad").h).all()
     return tables
 
@@ -84,6 +86,8 @@ def test_no_controls(raw, tmp_path, heard):
     assert "no controls named" in told(heard) and "no control samples" in told(heard)
     tables = everything_of(analysis, tmp_path)
     assert set(tables["responses"]["reference"]) == {"all samples"} and len(tables["groups"]) == 5
+    assert tables["responses"][["p", "q", "total_p", "total_q"]].isna().all(axis=None) and tables["responses"]["caution"].str.contains("no controls").all()
+    assert tables["targets"][["p", "q", "calibrated_q", "total_q", "energy_q"]].isna().all(axis=None) and tables["network"]["q"].notna().all()
     with pytest.raises(ValueError, match="control='control' is neither"): prepare_screen(perturbed, **KEYS)
 
 
@@ -207,7 +211,11 @@ def test_a_guide_alone_in_a_batch(raw, tmp_path, heard):
     moved.obs["batch"] = np.where(moved.obs["guide"] == "TF01_g1", "9", moved.obs["batch"].astype(str))
     analysis = analyse_screen(prepare_screen(moved, **KEYS), **CHAIN)
     assert "cannot tell apart: batch[9], guide[TF01_g1]" in told(heard) and "no controls in batch 9" in told(heard)
-    everything_of(analysis, tmp_path)
+    tables = everything_of(analysis, tmp_path)
+    known = tables["responses"].set_index("target_gene")["q"]
+    assert known.notna().all() and (tables["responses"].query("target_gene == 'TF01'")["se"] > 0.05).all(), "the other guide of the target speaks for it"
+    layers = ad.read_h5ad(tmp_path / "responses.h5ad")
+    assert np.isnan(layers[(layers.obs["guide"] == "TF01_g1").to_numpy()].layers["se"]).all()
 
 
 @pytest.mark.parametrize("sample,spin", [("TF01_g1|1", "P9"), ("TF01_g1|7", "P1")])

@@ -17,22 +17,18 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import false_discovery_control
 
 import perturbnb as pnb
 from perturbnb.network import SpinNetwork
 from perturbnb.pipeline import STAGES, analyse_screen, compare_with_truth, main, run
 from perturbnb.preprocess import prepare_screen
+from perturbnb.results import SCHEMA, result_tables
 from perturbnb.simulate import simulate_screen
 
 KEYS = ["--guide-key", "guide", "--target-key", "gene", "--control", "control", "--batch-key", "batch"]
 OPTIONS = [*KEYS, "--n-programs", "7", "--n-repeats", "3", "--seed", "5"]
-SCHEMA = {"programs": ["program", "gene", "weight", "rank", "label"], "network": ["regulator", "regulated", "J", "regulator_label", "regulated_label"],
-          "annotation": ["program", "label", "gene_set", "share", "q", "genes", "explained", "stability", "depth", "mitochondria", "S", "G2M", "batch", "flagged", "reasons", "kept", "heaviest"],
-          "gene_sets": ["program", "gene_set", "overlap", "size", "expected", "share", "p", "q", "genes"], "modules": ["program", "module", "label"],
-          "groups": ["target_gene", "group", "cluster"],
-          "guides": ["target_gene", "n_guides", "n_cells", "correlation", "lowest", "odd_guide", "strength", "spread"],
-          "responses": ["target_gene", "program", "response", "spread", "n_guides", "n_cells", "reference", "label"], "removed": ["step", "unit", "before", "removed", "reason"]}
-FILES = {f"{name}.csv" for name in SCHEMA} | {"screen.h5ad", "responses.h5ad", "program_umap_pos.npy", "figures", "report.ipynb", "report.html", "run.json"}
+FILES = {f"{name}.csv" for name in SCHEMA} | {"schema.json", "screen.h5ad", "responses.h5ad", "targets.h5ad", "program_umap_pos.npy", "figures", "report.ipynb", "report.html", "run.json"}
 
 
 def started(*arguments, cwd):
@@ -196,7 +192,7 @@ def test_files(results):
     assert {path.name for path in results.iterdir()} - {".perturbnb.lock"} == FILES
     figures = sorted(path.stem for path in (results / "figures").glob("*.png"))
     assert figures == sorted(path.stem for path in (results / "figures").glob("*.pdf"))
-    assert figures == sorted("qc usage_umap top_genes levels network network_diagram network_umap responses groups fan".split())
+    assert figures == sorted("qc usage_umap top_genes levels network network_diagram network_umap qq responses groups fan".split())
     for path in (results / "figures").glob("*.pdf"): assert path.read_bytes()[:5] == b"%PDF-" and b"/Type3" not in path.read_bytes(), path.name
 
 
@@ -206,15 +202,15 @@ def test_nothing_but_news_is_said(finished):
 
 
 def test_columns_of_the_tables(tables):
-    for name, columns in SCHEMA.items(): assert list(tables[name]) == columns, name
+    for name, columns in SCHEMA.items(): assert list(tables[name]) == list(columns), name
     programs, network, responses, modules, groups = (tables[name] for name in ("programs", "network", "responses", "modules", "groups"))
     names, targets = [f"P{k + 1}" for k in range(7)], [f"TF{i:02d}" for i in range(1, 9)]
     assert list(programs["program"].unique()) == names and programs["gene"].is_unique and (programs["weight"] > 0).all()
     for _, table in programs.groupby("program"): assert list(table["rank"]) == list(range(1, len(table) + 1)) and table["weight"].is_monotonic_decreasing
-    assert len(network) == 21 and network["J"].abs().is_monotonic_decreasing and (network["regulator"] != network["regulated"]).all()
+    assert len(network) == 21 and network["z"].abs().is_monotonic_decreasing and (network["regulator"] != network["regulated"]).all()
     assert sorted(modules["program"]) == names and modules["module"].is_monotonic_increasing
     assert sorted(groups["target_gene"]) == targets and groups["group"].is_monotonic_increasing
-    assert len(responses) == 8 * 7 and set(responses["n_guides"]) == {3} and set(responses["reference"]) == {"own batch"} and responses.notna().all(axis=None)
+    assert len(responses) == 8 * 7 and set(responses["n_guides"]) == {3} and set(responses["reference"]) == {"own batch"} and responses.drop(columns="caution").notna().all(axis=None)
     assert (tables["removed"]["removed"] >= 0).all()
     known = tables["annotation"].set_index("program")
     assert list(known.index) == names and known["kept"].all() and known["label"].is_unique and (known["flagged"] == known["reasons"].notna()).all()
@@ -231,12 +227,19 @@ def test_h5ad_files_agree_with_the_tables(results, tables):
     np.testing.assert_allclose(screen.varm["onmf"], weights, rtol=1e-4, atol=1e-6)
     network, stored = SpinNetwork.load(results / "responses.h5ad"), ad.read_h5ad(results / "responses.h5ad")
     np.testing.assert_allclose(screen.uns["perturbnb"]["J"], network.J)
-    np.testing.assert_allclose(network.to_frame()["J"], tables["network"]["J"], rtol=1e-5)
+    pairs = tables["network"].set_index(["regulator", "regulated"])["J"]
+    np.testing.assert_allclose(network.to_frame().set_index(["regulator", "regulated"])["J"].loc[pairs.index], pairs, rtol=1e-5)
     own = stored.obs["target_gene"] == "TF01"
     guides = stored[own].to_df(layer="response").groupby(stored.obs["guide"][own], observed=True).first()
     expected = tables["responses"].query("target_gene == 'TF01'").set_index("program")["response"]
     np.testing.assert_allclose(guides.mean()[expected.index], expected, atol=1e-6)
-    assert not stored[stored.obs["if_control"].to_numpy()].layers["response"].any() and (stored.layers["sd"] >= 0).all()
+    control = stored.obs["if_control"].to_numpy()
+    assert not stored[control].layers["response"].any() and all(np.isnan(stored[control].layers[name]).all() and np.isfinite(stored[~control].layers[name]).all() for name in ("estimate", "se", "q"))
+    targets, rows = ad.read_h5ad(results / "targets.h5ad"), tables["targets"]
+    assert list(targets.obs_names) == list(rows["target_gene"]) and list(targets.obs) == list(rows)[1:] and not targets.uns["perturbnb"]["approximate"]
+    for name in ("response", "estimate", "se", "p", "q", "total_effect", "total_se", "total_q"):
+        wide = tables["responses"].pivot(index="target_gene", columns="program", values=name).loc[targets.obs_names, targets.var_names]
+        np.testing.assert_allclose(targets.layers[name], wide, rtol=1e-4, atol=1e-6, err_msg=name)
     assert np.load(results / "program_umap_pos.npy").shape == (7, 2)
 
 
@@ -253,11 +256,12 @@ class Links(HTMLParser):
     "Addresses that a browser would fetch"
     def __init__(self):
         super().__init__()
-        self.fetched, self.images = [], 0
+        self.fetched, self.files, self.images = [], [], 0
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
         if tag == "img": self.images += 1
+        if tag == "a" and re.fullmatch(r"[\w.]+", given.get("href", "")): self.files.append(given["href"])
         address = given.get("src") or (given.get("href") if tag == "link" else None)
         if address and not address.startswith("data:"): self.fetched.append(address)
 
@@ -266,14 +270,33 @@ def test_report_is_complete_in_itself(results, tables):
     html = (results / "report.html").read_text(encoding="utf-8")
     links = Links()
     links.feed(html)
-    assert not links.fetched and links.images == 9 and not re.search(r"@import|url\(\s*['\"]?https?:", html)
-    strongest = tables["responses"].loc[tables["responses"]["response"].abs().idxmax()]
+    assert not links.fetched and links.images == len(list((results / "figures").glob("*.png"))) - 1 and not re.search(r"@import|url\(\s*['\"]?https?:", html), "all but the levels"
     text = re.sub(r"<[^>]+>", "", re.sub(r"<style.*?</style>", "", html, flags=re.S))
-    assert f"{strongest.target_gene} {'raises' if strongest.response > 0 else 'lowers'} {strongest.program}" in text
+    found = tables["responses"].query("q < 0.05").sort_values("p")
+    if len(found): assert f"{found.target_gene.iloc[0]} {'raises' if found.estimate.iloc[0] > 0 else 'lowers'} {found.program.iloc[0]}" in text
+    else: assert "No single response stands out" in text
+    assert f"{(tables['targets']['q'] < 0.05).sum()} of 8 targets act" in text and "pseudo-targets" in text and "no p-values" not in text
+    assert all((results / name).is_file() for name in links.files) and {f"{name}.csv" for name in SCHEMA} <= set(links.files)
     assert str(results.parent) not in html and "Traceback" not in text and "Warning" not in text
     notebook = nbformat.read(results / "report.ipynb", as_version=4)
     nbformat.validate(notebook)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+
+
+# evidence
+
+def test_schema_is_that_of_the_run(results):
+    written = json.loads((results / "schema.json").read_text())
+    assert written == SCHEMA and all(meaning for columns in written.values() for meaning in columns.values())
+
+
+def test_evidence_is_consistent(tables):
+    responses, targets, network = (tables[name] for name in ("responses", "targets", "network"))
+    np.testing.assert_allclose(responses["t"], responses["estimate"] / responses["se"], rtol=1e-4)
+    np.testing.assert_allclose(network["z"], network["estimate"] / network["se"], rtol=1e-4)
+    for table, columns in ((responses, ("", "total_")), (targets, ("", "total_", "energy_")), (network, ("",))):
+        for prefix in columns: np.testing.assert_allclose(table[f"{prefix}q"], false_discovery_control(table[f"{prefix}p"]), rtol=1e-4)
+    assert list(targets["target_gene"]) == list(responses["target_gene"].unique()) and (targets["df1"] == 7).all()
 
 
 # what may be done with programs, in this process
@@ -282,7 +305,7 @@ def test_report_is_complete_in_itself(results, tables):
 def prepared(place): return prepare_screen(place / "tiny.h5ad", guide_key="guide", target_key="gene", control="control", batch_key="batch")
 
 
-def few(screen, **options): return analyse_screen(screen, until="response", n_programs=6, n_repeats=2, **options)
+def few(screen, until="response", **options): return analyse_screen(screen, until=until, n_programs=6, n_repeats=2, **options)
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +373,36 @@ def test_options_reach_the_programs(prepared, usual, monkeypatch):
     monkeypatch.setattr(pnb, "choose_n_programs", partial(pnb.choose_n_programs, candidates=[5, 6], n_repeats=1))
     chosen = analyse_screen(prepared, until="programs", signed=True, n_repeats=1)
     assert chosen.choice.best == len(chosen.annotation) and chosen.programs.parameters["signed"]
+
+
+# what cannot be known
+
+def without(screen, left_out):
+    "The screen without some cells, prepared anew"
+    obs = screen.obs[["guide", "target_gene", "batch"]]
+    cells = ad.AnnData(screen.layers["counts"], obs, screen.var[[]], obsm={"X_umap": screen.obsm["X_umap"]})[~left_out].copy()
+    return prepare_screen(cells, guide_key="guide", target_key="target_gene", control="control", batch_key="batch")
+
+
+def evidence_of(screen, programs, **options):
+    found = analyse_screen(screen, until="clustering", programs=programs, **options)
+    return found, result_tables(found)
+
+
+def test_no_null_on_request_and_with_too_few_controls(prepared, usual):
+    assert evidence_of(prepared, usual.programs, null_rounds=0)[0].null is None
+    control = prepared.obs["if_control"].to_numpy()
+    few_controls, tables = evidence_of(without(prepared, control & (np.cumsum(control) > 12)), usual.programs)
+    assert few_controls.null is None and tables["targets"]["calibrated_p"].isna().all() and tables["targets"]["q"].notna().all()
+
+
+def test_one_guide_is_marked(prepared, usual):
+    guide, target = prepared.obs["guide"].astype(str), prepared.obs["target_gene"].astype(str)
+    found, tables = evidence_of(without(prepared, ((target == "TF01") & (guide != "TF01_g1")).to_numpy()), usual.programs, null_rounds=0)
+    for name in ("responses", "targets"):
+        table = tables[name].set_index("target_gene")
+        assert table.loc[["TF01"], "caution"].str.contains("one guide").all() and not table.drop("TF01")["caution"].str.contains("one guide").any() and table["q"].notna().all()
+    assert tables["responses"].set_index("target_gene").loc["TF01", ["Q_p", "I2"]].isna().all(axis=None)
 
 
 # again, with other processes, and after a kill

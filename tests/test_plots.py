@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
 
-from perturbnb import network_plots, plots
+from perturbnb import evidence_plots, figures, fit_plots, network_plots, plots, program_plots
 from perturbnb.embedding import _position_energy, embed_cells, program_positions
+from perturbnb.response import Response
+from perturbnb.targets import Targets, combine_guides
 
 GENES = "STAT1 JAK2 IFNGR1 IFNGR2 IRF1 SMAD4 SPI1 MYC BRD4 CUL3 CMTM6 ATF2 CAV1 CD86 ETV7 MARCH8 NFKBIA PDCD1LG2 POU2F2 STAT2 STAT3 STAT5A TNFRSF14 UBE2L6 IRF7".split()
 SIZES = [(5, 5, 300), (24, 25, 2000), (60, 300, 3000)]
@@ -36,6 +39,46 @@ def screen(n_programs, n_targets, n_cells, seed=0):
                            network=SimpleNamespace(J=J, names=names), programs=SimpleNamespace(usage=usage, names=names),
                            response=SimpleNamespace(values=values, names=names, spread=np.full(values.shape, .3), table=pd.DataFrame(index=targets), level="target"),
                            adata=ad.AnnData(obs=obs, obsm={"X_umap": umap}))
+
+
+def targets_of(s, missing=0.03):
+    "Combined guides, two of each target, in the shape of the screen; some NaN"
+    rng = np.random.default_rng(1)
+    (n_targets, n_programs), unknown = s.values.shape, rng.random((2 * len(s.values), len(s.names))) < missing
+    estimate = np.repeat(s.values, 2, axis=0) + rng.normal(0, .2, (2 * n_targets, n_programs))
+    estimate[unknown] = np.nan
+    estimate[:2, -1] = np.nan                                            # one response of which nothing is known
+    covariance = np.broadcast_to(.04 * np.eye(n_programs), (2 * n_targets, n_programs, n_programs))
+    return combine_guides(estimate, covariance, np.zeros((n_programs,) * 2), np.repeat(s.targets, 2), names=s.names)
+
+
+def uncertainty_of(s, directed=False):
+    "What figures read of an Uncertainty: couplings above 0.3 in size stand out"
+    def to_frame(order="evidence"):
+        i, j = np.nonzero(~np.eye(len(s.J), dtype=bool)) if directed else np.tril_indices(len(s.J), -1)
+        names, J = np.array(s.names), s.J[i, j]
+        table = pd.DataFrame({"regulator": names[j], "regulated": names[i], "J": J, "estimate": 1.1 * J, "se": .1, "q": np.where(np.abs(J) > .3, .01, .5)})
+        return table.sort_values("J", key=np.abs, ascending=False, ignore_index=True, kind="stable")
+    return SimpleNamespace(J=s.J, J_se=np.full(s.J.shape, .1), names=s.names, directed=directed, to_frame=to_frame)
+
+
+def guides_of(s):
+    "Three guides of each target"
+    n = len(s.targets)
+    values = np.repeat(s.values, 3, axis=0) + np.random.default_rng(2).normal(0, .5, (3 * n, len(s.names)))
+    table = pd.DataFrame({"target_gene": np.repeat(s.targets, 3), "n_cells": 50, "reference": "own batch"}, index=[f"{target}_{i}" for target in s.targets for i in range(3)])
+    return Response(values, table, s.names, "guide")
+
+
+def fits_of(n_programs, n_genes=1500):
+    "Four fits to the same genes that differ in a twentieth of them, and the one to judge"
+    rng = np.random.default_rng(3)
+    owner, genes = rng.integers(n_programs, size=n_genes), [f"G{g}" for g in range(n_genes)]
+
+    def fit(moved):
+        mine = np.where(rng.random(n_genes) < moved, rng.integers(n_programs, size=n_genes), owner)
+        return SimpleNamespace(spectra=np.eye(n_programs)[mine].T * rng.uniform(.1, 1, n_genes), genes=genes, names=[f"P{k + 1}" for k in range(n_programs)])
+    return [fit(.05) for _ in range(4)], fit(0)
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +167,200 @@ def test_ticks_of_heatmaps_do_not_collide(n_programs, n_targets, n_cells):
         for axis in (ax.xaxis, ax.yaxis):
             labels = axis.get_ticklabels()
             assert len(labels) in (n_programs, n_targets) and not colliding(ax, labels)
+
+
+def texts_of(figure):
+    "Everything written in a figure that can be seen"
+    return [text for text in figure.findobj(plt.Text) if text.get_visible() and text.get_text().strip()]
+
+
+FIGURES = {
+    "network": lambda s: plots.plot_network(s.network, modules=s.module),
+    "network with evidence": lambda s: plots.plot_network(uncertainty_of(s), modules=s.module, palette="colorblind"),
+    "response": lambda s: plots.plot_response(s.response, modules=s.module, groups=s.group),
+    "response with gaps": lambda s: plots.plot_response(targets_of(s)),
+    "dots": lambda s: plots.plot_response_dots(s.response, groups=s.group),
+    "dots with evidence": lambda s: plots.plot_response_dots(targets_of(s), groups=s.group),
+    "clusters": lambda s: program_plots.plot_program_clusters(s.programs, np.arange(len(s.usage)) % max(3, len(s.names) // 2)),
+    "consensus": lambda s: program_plots.plot_consensus(*fits_of(len(s.names))),
+    "edges": lambda s: evidence_plots.plot_edges(uncertainty_of(s)),
+    "target": lambda s: evidence_plots.plot_target(targets_of(s), s.targets[0]),
+}
+
+
+@sizes
+@pytest.mark.parametrize("name", FIGURES)
+def test_text_stays_within_the_figure_and_ticks_do_not_collide(n_programs, n_targets, n_cells, name):
+    ax = FIGURES[name](screen(n_programs, n_targets, n_cells))
+    ax.figure.draw_without_rendering()
+    drawn, (width, height) = ax.figure.get_tightbbox(), ax.figure.get_size_inches()       # of all that is drawn, in inches
+    assert drawn.x0 >= -.02 and drawn.y0 >= -.02 and drawn.x1 <= width + .02 and drawn.y1 <= height + .02
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        labels = [label for label, at in zip(axis.get_ticklabels(), axis.get_ticklocs()) if label.get_text() and low <= at <= high]
+        assert labels and not colliding(ax, labels) and min(label.get_fontsize() for label in labels) >= 5
+    for image in ax.images:
+        low, high = image.get_clim()
+        assert low == -high or (low == 0 and high > 0)
+
+
+def test_names_thin_out_where_they_would_be_too_small():
+    s = screen(60, 300, 50)
+    ax = plots.plot_response(s.response, ax=plt.figure(figsize=(6, 4), layout="constrained").add_subplot())
+    written = [label.get_text() for label in ax.get_xticklabels()]
+    step = s.targets.index(written[1])
+    assert step > 1 and written == s.targets[::step] and all(5 <= label.get_fontsize() < 9 for label in ax.get_xticklabels())
+    assert not colliding(ax, ax.get_xticklabels()) and not colliding(ax, ax.get_yticklabels())
+
+
+@pytest.mark.parametrize("draw", [plots.plot_response, plots.plot_response_dots])
+def test_what_is_unknown_is_not_white(draw):
+    s = screen(6, 8, 50)
+    s.values[2, 3] = np.nan
+    ax = draw(s.response, threshold=0)
+    assert np.argwhere(np.ma.getmaskarray(ax.images[0].get_array())).tolist() == [[3, 2]]
+    hatched, = [patch for patch in ax.patches if patch.get_hatch()]
+    assert hatched.get_zorder() < ax.images[0].get_zorder() and ax.images[0].cmap.get_bad()[3] == 0
+    assert "unknown" in [text.get_text() for text in texts_of(ax.figure)]
+    out = io.BytesIO()
+    ax.figure.savefig(out, format="raw", dpi=100)
+    assert not [patch for patch in draw(screen(6, 8, 50).response).patches if patch.get_hatch()]
+
+
+def test_nothing_known_at_all():
+    s = screen(5, 5, 60)
+    for draw in (plots.plot_response, plots.plot_response_dots): draw(np.full((5, 5), np.nan), names=s.names).figure.draw_without_rendering()
+    fan = network_plots.perturbation_fan(s.umap, program_positions(s.umap, s.usage), np.full((5, 5), np.nan), s.group)
+    assert not any(len(c.get_segments()) for c in fan.collections if isinstance(c, LineCollection))
+
+
+@pytest.mark.parametrize("n_programs,n_targets", [(1, 1), (1, 5), (5, 1)])
+def test_one_program_or_one_target(n_programs, n_targets):
+    s = screen(n_programs, n_targets, 60)
+    s.group[:] = 0
+    tables = pd.DataFrame({"n_guides": 1, "q": .5}, index=s.targets), pd.DataFrame({"target_gene": s.targets}, index=s.targets)
+    targets = Targets(*[s.values] * 8, *tables, s.values, abs(s.values), abs(s.values), np.ones(n_programs), 1., s.names, "mean")
+    for ax in (plots.plot_network(s.network), plots.plot_response(s.response, groups=s.group), plots.plot_response_dots(targets), evidence_plots.plot_target(targets, s.targets[0]),
+               program_plots.plot_program_clusters(s.programs, np.zeros(60)), network_plots.network_diagram(s.network), plots.plot_programs_on_umap(s.umap, s.programs)):
+        ax.figure.draw_without_rendering()
+
+
+def test_dots_show_evidence_by_area_and_ring():
+    s = screen(6, 8, 50)
+    targets = targets_of(s, missing=0)
+    ax = plots.plot_response_dots(targets, threshold=0)
+    dots, at = ax.collections[0], np.asarray(ax.collections[0].get_offsets()).astype(int)
+    q, estimate = targets.q[at[:, 0], at[:, 1]], targets.estimate[at[:, 0], at[:, 1]]
+    np.testing.assert_allclose(dots.get_array(), estimate)
+    order = np.argsort(q)
+    assert (np.diff(dots.get_sizes()[order]) <= 1e-9).all() and dots.get_sizes().max() > 5 * dots.get_sizes().min()
+    np.testing.assert_array_equal(np.array(dots.get_linewidths()) > .5, q < .05)
+    assert len(at) == np.isfinite(targets.estimate).sum() and "q < 0.05" in [text.get_text() for text in texts_of(ax.figure)]
+    crossed = SimpleNamespace(estimate=targets.estimate, q=np.where(np.arange(8)[:, None] == 3, np.nan, targets.q), names=s.names, table=targets.table)
+    crosses = plots.plot_response_dots(crossed).collections[1].get_offsets()
+    assert set(np.asarray(crosses)[:, 0]) == {3}
+
+
+def test_dots_on_sure_couplings_alone():
+    s = screen(9, 5, 50)
+    at = np.asarray(plots.plot_network(uncertainty_of(s)).collections[0].get_offsets()).astype(int)
+    assert {tuple(place) for place in at} == {(j, i) for i, j in zip(*np.nonzero((np.abs(s.J) > .3) & ~np.eye(9, dtype=bool)))}
+    s.J[:, 0] = 0
+    at = np.asarray(plots.plot_network(uncertainty_of(s, directed=True)).collections[0].get_offsets()).astype(int)
+    assert {tuple(place) for place in at} == {(j, i) for i, j in zip(*np.nonzero((np.abs(s.J) > .3) & ~np.eye(9, dtype=bool)))} and 0 not in at[:, 0]
+
+
+def test_exact_zeros_are_no_edges_even_at_threshold_zero():
+    J = np.diag([.9, -.9, .9])
+    J[0, 1] = J[1, 0] = .4
+    ax = network_plots.network_diagram(J, threshold=0)
+    assert sum(len(c.get_segments()) for c in ax.collections if isinstance(c, LineCollection)) == 1
+    shown = np.asarray(plots.plot_network(J).images[0].get_array())
+    assert (shown != 0).sum() == 2 and np.diag(J).all()
+
+
+def test_palette_by_argument_and_by_style():
+    s = screen(6, 8, 100)
+    orange, blue = figures.PALETTES["colorblind"][:2]
+    one = plots.plot_response(s.response, palette="colorblind").images[0].cmap
+    with figures.style(palette="colorblind"): two, inner = plots.plot_response(s.response).images[0].cmap, plots.plot_response(s.response, palette="tutorial").images[0].cmap
+    assert to_hex(one(1.)) == to_hex(two(1.)) == orange.lower() and to_hex(one(0.)) == blue.lower() and to_hex(inner(1.)) == plots.POSITIVE.lower()
+    assert to_hex(one(128)) == "#ffffff"
+    lines = network_plots.network_diagram(s.network, palette="colorblind").collections[0].get_colors()
+    assert {to_hex(colour[:3]) for colour in lines} <= {orange.lower(), blue.lower()}
+    with pytest.raises(ValueError, match="palette must be"): plots.plot_network(s.network, palette="jet")
+
+
+@sizes
+def test_concordance_draws_every_target_with_a_pair_of_guides(n_programs, n_targets, n_cells):
+    s = screen(n_programs, n_targets, n_cells)
+    guides = guides_of(s)
+    single = Response(guides.values[2:], guides.table.iloc[2:], guides.names, "guide")          # the first target has one guide left
+    ax = fit_plots.plot_concordance(single)
+    assert len(ax.collections[1].get_offsets()) == n_targets - 1 and ax.get_title() == f"{n_targets - 1} targets; 1 without a pair of guides"
+    written = [text for text in ax.texts if text.get_text()]
+    assert len(written) == min(12, n_targets - 1) and s.targets[0] not in [text.get_text() for text in written]
+    drawn, (width, height) = ax.figure.get_tightbbox(), ax.figure.get_size_inches()
+    assert drawn.x0 >= -.02 and drawn.y0 >= -.02 and drawn.x1 <= width + .02 and drawn.y1 <= height + .02
+
+
+def test_gene_beside_program():
+    s, (_, programs) = screen(4, 5, 200), fits_of(4, n_genes=30)
+    programs = SimpleNamespace(usage=s.usage, spectra=programs.spectra, genes=programs.genes, names=programs.names)
+    programs.spectra[:, 7] = 0                                           # a gene of no program
+    X = np.random.default_rng(0).gamma(1, 1, (200, 30))
+    adata = ad.AnnData(X, var=pd.DataFrame(index=programs.genes), obsm={"X_umap": s.umap})
+    axes = program_plots.plot_gene_beside_program(adata, programs, "G3")
+    assert axes[0].get_title() == programs.names[np.argmax(programs.spectra[:, 3])] and axes[1].get_title() == "G3"
+    np.testing.assert_allclose(np.sort(X[:, 3]), axes[1].collections[0].get_array())
+    order = np.array_split(np.argsort(s.usage[:, 1], kind="stable"), 20)
+    trend = program_plots.plot_gene_beside_program(adata, programs, "G7", program="P2")[2].lines[0]
+    np.testing.assert_allclose(trend.get_xydata(), [(s.usage[part, 1].mean(), X[part, 7].mean()) for part in order])
+    with pytest.raises(ValueError, match="program must be named for a gene that is in none"): program_plots.plot_gene_beside_program(adata, programs, "G7")
+    with pytest.raises(ValueError, match="same cells"): program_plots.plot_gene_beside_program(adata[:50].copy(), programs, "G3")
+    X[0, 3] = np.nan
+    with pytest.raises(ValueError, match="finite"): program_plots.plot_gene_beside_program(ad.AnnData(X, var=adata.var, obsm={"X_umap": s.umap}), programs, "G3")
+
+
+def test_clusters_keep_their_own_order_and_leave_out_empty_ones():
+    s = screen(3, 5, 90)
+    labels = pd.Series(pd.Categorical(np.repeat(["b", "a", "c"], 30), categories=["c", "b", "a", "empty"]))
+    ax = program_plots.plot_program_clusters(s.programs, labels, ordered=False, scale="none")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["c", "b", "a"]
+    np.testing.assert_allclose(ax.images[0].get_array(), [[s.usage[60:, k].mean(), s.usage[:30, k].mean(), s.usage[30:60, k].mean()] for k in range(3)])
+    signed = program_plots.plot_program_clusters(s.usage - s.usage.mean(0), labels, palette="colorblind")
+    assert signed.images[0].get_clim() == (-1, 1)
+
+
+def test_three_levels_have_thick_and_thin_borders():
+    s = screen(6, 12, 100)
+    order = SimpleNamespace(row_order=np.arange(12), program_order=np.arange(6), program_labels=np.arange(6) // 3, row_labels=np.array([np.arange(12) // 2, np.arange(12) // 3, np.arange(12) // 6]))
+    lines = plots.plot_response(s.response, order=order).lines[1:]
+    assert {line.get_xdata()[0]: line.get_linewidth() for line in lines} == {2.5: .5, 5.5: 1.8, 8.5: .5}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_arrow_heads_lie_at_the_regulated(sign):
+    J = np.zeros((2, 2))
+    J[1, 0] = .6 * sign                                                  # A acts on B
+    ax = network_plots.network_diagram(J, names=["A", "B"], positions=np.array([[0., 0], [1, 0]]))
+    ax.figure.draw_without_rendering()
+    parts = ax.patches[0]._get_path_in_displaycoord()[0]
+    a, b = ax.transData.transform([[0, 0], [1, 0]])
+    line, head = parts[0].vertices, parts[-1].vertices[:3].mean(0)         # three corners; a path that is closed repeats none of them
+    assert np.linalg.norm(head - b) < .3 * np.linalg.norm(head - a)
+    assert np.linalg.norm(line[0] - a) < np.linalg.norm(line[0] - b)
+
+
+def test_prune_takes_off_the_weakly_connected_and_angles_can_be_given():
+    J = np.zeros((5, 5))
+    for i, j in ((0, 1), (1, 2), (0, 2), (2, 3)): J[i, j] = J[j, i] = .5
+    assert [text.get_text() for text in network_plots.network_diagram(J, prune=2).texts] == ["P1", "P2", "P3"]
+    assert not network_plots.network_diagram(J, prune=9).texts
+    angles = np.deg2rad([0, 90, 180, 45, 300])
+    ax = network_plots.network_diagram(J, angles=angles)
+    np.testing.assert_allclose([(text.get_rotation() + 180) % 360 - 180 for text in ax.texts], [0, 90, 0, 45, -60])
+    with pytest.raises(ValueError, match="angles must have one number"): network_plots.network_diagram(J, angles=angles[:2])
 
 
 def test_tutorial_settings():
@@ -245,6 +482,12 @@ def test_existing_map_is_used_as_it_is():
     (lambda s: plots.plot_response(s.response, targets=["A"]), "one name per row"),
     (lambda s: plots.plot_network(s.values[:, :3]), "square"),
     (lambda s: plots.plot_network(s.network, modules=[0, 1]), "one label for each of 5"),
+    (lambda s: plots.plot_response_dots(s.response, size="q"), "size must be 'evidence' or 'response'"),
+    (lambda s: program_plots.plot_program_clusters(s.programs, [1, 2]), "one label per cell"),
+    (lambda s: program_plots.plot_program_clusters(s.programs, np.zeros(100), scale="z"), "scale must be"),
+    (lambda s: program_plots.plot_consensus([], s.programs), "at least two, got 0"),
+    (lambda s: evidence_plots.plot_target(targets_of(s), "STAT11"), "did you mean 'STAT1'"),
+    (lambda s: evidence_plots.plot_edges(uncertainty_of(s), level=1), "level must lie between"),
     (lambda s: program_positions(s.umap, s.usage, repulsion=-1), "repulsion"),
     (lambda s: network_plots.network_on_umap(s.adata, s.network, s.programs, color="targets"), "did you mean 'target_gene'"),
 ])

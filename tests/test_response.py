@@ -218,7 +218,7 @@ def test_files_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must hold a saved response"): Response.load(tmp_path / "other.h5ad")
     (tmp_path / "broken.h5ad").write_bytes(b"not a file")
     with pytest.raises(ValueError, match="must be a readable .h5ad"): Response.load(tmp_path / "broken.h5ad")
-    with pytest.raises(FileNotFoundError): Response.load(tmp_path / "none.h5ad")
+    with pytest.raises(ValueError, match="there is no file"): Response.load(tmp_path / "none.h5ad")
     response = targets(np.ones((1, 2)), ["a_1"])
     with pytest.raises(ValueError, match="existing folder"): response.save(tmp_path / "nowhere" / "r.h5ad")
     response.save(tmp_path / "new.h5ad")

@@ -109,7 +109,7 @@ def test_total_effects_without_controls_have_no_p(caplog):
     spins, sample_id, samples = screen()
     result = total_effects(spins, sample_id, samples.assign(if_control=False))
     assert np.isfinite(result.estimate).all() and np.isnan(result.p).all() and result.table.q.isna().all()
-    assert "no control samples" in caplog.text
+    assert "no control samples" in caplog.text and set(result.to_frame()["reference"]) == {"all samples"}
 
 
 def test_batch_without_controls_takes_all_of_them():
@@ -118,6 +118,7 @@ def test_batch_without_controls_takes_all_of_them():
     result = total_effects(spins[keep], sample_id[keep], samples)
     mean = lambda name: spins[sample_id == name].mean(0)
     np.testing.assert_allclose(result.guide_estimate[0], (mean("a1|x") + mean("a1|y")) / 2 - mean("nt|x"))
+    assert set(result.table["reference"]) == {"all controls"} and np.isfinite(result.p).all()
     test = energy_test(spins[keep], sample_id[keep], samples, n_permutations=19)
     assert test.n_cells.to_list() == [60, 30]                                 # only the batch that has controls
 
@@ -167,3 +168,29 @@ def test_target_responses_of_a_network():
     response = relative_response(network)
     assert list(result.guides.index) == response.rows and list(result.table.index) == response.by_target().rows
     assert np.isfinite(result.p[:, :3]).all() and np.isnan(result.p[:, 3]).all() and (result.table.df1 == 3).all()
+
+
+def test_reference_stands_in_each_row_and_decides_on_p():
+    arguments, kinds = guides(), ["own batch"] * 17 + ["all samples"]
+    result = combine_guides(*arguments, reference=kinds)
+    assert result.table["reference"].tolist() == ["own batch"] * 5 + ["all samples"]
+    assert np.isnan(result.p[-1]).all() and np.isnan(result.q[-1]).all() and np.isnan(result.table.q.iloc[-1]) and np.isfinite(result.p[:-1]).all()
+    with pytest.raises(ValueError, match="reference must have 18 entries, got 2"): combine_guides(*arguments, reference=kinds[:2])
+
+
+def test_one_control_sample_and_no_controls_in_a_network(caplog):
+    "One control sample: tested, and a warning; none: estimates without p"
+    from perturbnb.network import infer_network
+    from perturbnb.uncertainty import network_uncertainty
+    spins, sample_id, samples = screen(n=60, batches=("x",))
+    for table, reference in ((samples, "own batch"), (samples.assign(if_control=False), "all samples")):
+        network = infer_network(spins.astype(np.int8), sample_id, samples=table.assign(n_cells=60))
+        result = target_responses(network, network_uncertainty(network, spins.astype(np.int8), sample_id))
+        assert set(result.table["reference"]) == {reference} and np.isfinite(result.estimate).all()
+        assert np.isfinite(result.p).all() == (reference == "own batch") and np.isnan(result.q).all() == (reference == "all samples")
+    assert "one control sample" in caplog.text
+
+
+def test_if_control_as_text_is_refused():
+    spins, sample_id, samples = screen()
+    with pytest.raises(ValueError, match="if_control"): total_effects(spins, sample_id, samples.assign(if_control=samples.if_control.map({True: "yes", False: "no"})))
