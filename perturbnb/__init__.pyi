@@ -3,6 +3,7 @@ from . import (
     bootstrap,
     cells,
     clustering,
+    combinations,
     common,
     conditionals,
     consensus,
@@ -49,6 +50,7 @@ from . import (
 from .annotation import adopt_programs, annotate_programs, built_in_gene_sets, flag_technical, name_programs, project_programs, read_gmt, select_programs
 from .bootstrap import Bootstrap, bootstrap_network
 from .clustering import Groups, Modules, ResponseOrder, network_modules, response_groups, response_order
+from .combinations import Combination, interaction_table, plot_combination, predict_combination
 from .common import set_verbosity
 from .consensus import find_programs, store_programs
 from .designs import Design, cell_design, formula_design, screen_design
@@ -88,21 +90,21 @@ from .usage_effects import energy_test, total_effects
 
 __version__: str
 __all__ = [
-    "Analysis", "Bootstrap", "Comparison", "Design", "EscapedCells", "GeneSpins", "Groups", "HeldOut", "Levels", "ModelCheck", "Modules",
-    "NullEdges", "PriorNetwork", "ProgramChoice", "Programs", "Replicates", "Response", "ResponseOrder", "SpinNetwork", "Stability",
-    "Targets", "Uncertainty", "adopt_programs", "analyse_screen", "annotate_programs", "bootstrap_network", "built_in_gene_sets",
-    "cell_design", "check_guides", "choose_n_programs", "combine_guides", "compare_with_model", "conditional_probabilities", "discretize",
-    "draw_couplings", "draw_responses", "energy", "energy_test", "escaped_cells", "exact_moments", "explained_responses", "find_programs",
-    "fit_levels", "fit_quality", "flag_technical", "formula_design", "gene_spins", "gibbs_sample", "group_stability", "guide_concordance",
-    "held_out_fit", "infer_fields", "infer_gene_network", "infer_network", "known_interventions", "log_pseudo_likelihood",
-    "module_stability", "moments", "name_programs", "network_modules", "network_panel", "network_uncertainty", "null_edges",
-    "on_target_change", "onmf", "plot_resolution_scan", "prepare_screen", "prior_network", "project_programs", "read_gmt",
-    "relative_response", "replicate_agreement", "representative_samples", "resolution_scan", "response_groups", "response_order", "run",
-    "screen_design", "select_programs", "set_verbosity", "simulate_screen", "store_programs", "summarise_screen", "target_responses",
-    "total_effects", "usual_covariates",
-    "annotation", "bootstrap", "cells", "clustering", "common", "conditionals", "consensus", "datasets", "designs", "embedding",
-    "empirical_null", "escaped", "evidence", "evidence_plots", "explained", "figures", "fit_plots", "gene_clusters", "gene_networks",
-    "goodness", "gram", "guide_checks", "levels", "likelihood", "model", "multiplicative", "network", "network_plots", "new_samples",
-    "number_of_programs", "on_target", "panels", "pipeline", "plots", "preprocess", "program_plots", "programs", "report", "response",
-    "results", "sandwich", "simulate", "stability", "targets", "uncertainty", "usage_effects",
+    "Analysis", "Bootstrap", "Combination", "Comparison", "Design", "EscapedCells", "GeneSpins", "Groups", "HeldOut", "Levels",
+    "ModelCheck", "Modules", "NullEdges", "PriorNetwork", "ProgramChoice", "Programs", "Replicates", "Response", "ResponseOrder",
+    "SpinNetwork", "Stability", "Targets", "Uncertainty", "adopt_programs", "analyse_screen", "annotate_programs", "bootstrap_network",
+    "built_in_gene_sets", "cell_design", "check_guides", "choose_n_programs", "combine_guides", "compare_with_model",
+    "conditional_probabilities", "discretize", "draw_couplings", "draw_responses", "energy", "energy_test", "escaped_cells",
+    "exact_moments", "explained_responses", "find_programs", "fit_levels", "fit_quality", "flag_technical", "formula_design", "gene_spins",
+    "gibbs_sample", "group_stability", "guide_concordance", "held_out_fit", "infer_fields", "infer_gene_network", "infer_network",
+    "interaction_table", "known_interventions", "log_pseudo_likelihood", "module_stability", "moments", "name_programs", "network_modules",
+    "network_panel", "network_uncertainty", "null_edges", "on_target_change", "onmf", "plot_combination", "plot_resolution_scan",
+    "predict_combination", "prepare_screen", "prior_network", "project_programs", "read_gmt", "relative_response", "replicate_agreement",
+    "representative_samples", "resolution_scan", "response_groups", "response_order", "run", "screen_design", "select_programs",
+    "set_verbosity", "simulate_screen", "store_programs", "summarise_screen", "target_responses", "total_effects", "usual_covariates",
+    "annotation", "bootstrap", "cells", "clustering", "combinations", "common", "conditionals", "consensus", "datasets", "designs",
+    "embedding", "empirical_null", "escaped", "evidence", "evidence_plots", "explained", "figures", "fit_plots", "gene_clusters",
+    "gene_networks", "goodness", "gram", "guide_checks", "levels", "likelihood", "model", "multiplicative", "network", "network_plots",
+    "new_samples", "number_of_programs", "on_target", "panels", "pipeline", "plots", "preprocess", "program_plots", "programs", "report",
+    "response", "results", "sandwich", "simulate", "stability", "targets", "uncertainty", "usage_effects",
 ]
