@@ -18,7 +18,7 @@ from .common import NO_PEER, Run, Section, apart, interleaved, peak, peer, ratio
 
 L2_H = 0.005  # the peer's default pull of fields to zero
 N_CONTROLS = 4  # samples without a perturbation
-PEERS_OBJECTIVE = {"design": "free", "sample_weight": "equal", "l2_h": L2_H, "l2_response": 0}
+PEERS_OBJECTIVE = {"design": "free", "sample_weight": "equal", "l2_h": L2_H, "l2_response": 0, "l1_J": 0}
 
 
 class Planted(NamedTuple):

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['pulled', 'Problem', 'coefficient_variance', 'empirical_bayes', 'split', 'cell_losses', 'held_out_strength',
-           'strongest_pull', 'sparse_threshold']
+           'log_marginal', 'coupling_spread', 'coupling_error', 'coupling_threshold', 'strongest_pull',
+           'sparse_threshold']
 
 # %% ../nbs/02_evidence.ipynb #4312e702
 from collections.abc import Sequence
@@ -12,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy import linalg, sparse
+from scipy import linalg, optimize, sparse, special
 from threadpoolctl import threadpool_limits
 
 from .common import seeds_for
-from .conditionals import Cells, Fit, Penalty, conditional_gradient, conditional_variance, fit_conditionals
+from .conditionals import Cells, Fit, Penalty, conditional_gradient, conditional_variance, fit_conditionals, within_covariance
 
 # %% ../nbs/02_evidence.ipynb #85d17f4b
 def pulled(
@@ -61,10 +62,10 @@ class Problem:
         return (self.terms["shrunk"] & (self.terms["kind"] == kind)).to_numpy()
 
     def penalty(self, strength: dict[str, float], l1_J: float) -> Penalty:
-        "All penalties, at given strengths"
+        "All penalties, at given strengths; couplings with a prior of their own have no threshold"
         own = np.where(self.terms["shrunk"], self.terms["kind"].map(strength).astype(float).fillna(0.), 0.)
         B_l2, B_centre = pulled(np.maximum(own[:, None], self.floor), self.B_l2, self.B_prior)
-        J_l1, B_l1 = self.J_l1 + l1_J, self.l1_response * self.terms["shrunk"].to_numpy(float)[:, None] * np.ones_like(B_l2)
+        J_l1, B_l1 = self.J_l1 + np.where(self.J_centre == 0, l1_J, 0.), self.l1_response * self.terms["shrunk"].to_numpy(float)[:, None] * np.ones_like(B_l2)
         return Penalty(self.J_l2, self.J_centre, J_l1, B_l2, B_centre, B_l1, self.h_l2)
 
     def fit(self, strength, l1_J, *, tol, max_iter, start=None, cells=None) -> Fit:
@@ -185,6 +186,63 @@ def held_out_strength(
         losses.append(cell_losses(test, fits[-1].J, problem.design @ fits[-1].B).sum() / test.weights.sum())
     best = float(grid[int(np.argmin(losses))])
     return dict.fromkeys(problem.kinds, best), fits, pd.Series(losses, pd.Index(list(grid), name="strength"), name="loss of a held-out cell")
+
+# %% ../nbs/02_evidence.ipynb #a1c0ffe3
+def log_marginal(
+    estimate: np.ndarray, # of couplings
+    error: np.ndarray, # their standard errors
+    spread: float, # b, mean size of a coupling
+) -> np.ndarray:
+    "Log density of estimates that are a coupling and chance together"
+    a, z = error / spread, estimate / error
+    return a**2 / 2 - np.log(2 * spread) + np.logaddexp(special.log_ndtr(z - a) - a * z, special.log_ndtr(-z - a) + a * z)
+
+def coupling_spread(
+    estimate: np.ndarray, # (n_couplings,)
+    error: np.ndarray, # (n_couplings,)
+) -> float: # b
+    "The mean size of a coupling at which the estimates are most probable; never so small that nothing could change"
+    size = np.abs(estimate)
+    if not size.any(): return float(error.min())
+    lowest, highest = (error**2 / np.maximum(size, 1e-12)).min(), 2 * size.max() + error.max()
+    if lowest >= highest: return float(lowest)
+    grid = np.linspace(np.log(lowest), np.log(highest), 40)
+    def cost(log_spread): return -log_marginal(estimate, error, np.exp(log_spread)).sum()
+    best = int(np.argmin([cost(point) for point in grid]))
+    bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    return float(np.exp(optimize.minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x))
+
+# %% ../nbs/02_evidence.ipynb #a1c0ffe6
+def _chance(weights):
+    "How many cells of weight 1 it would take to be as noisy as the sum of these is large"
+    return (weights**2).sum() / weights.sum()
+
+def coupling_error(
+    problem: Problem,
+    strength: dict[str, float], # of the responses
+    fit: Fit,
+) -> np.ndarray: # (n_spins, n_spins)
+    "Standard error of each coupling, from a curvature that all rows share"
+    C = within_covariance(problem.cells, problem.design, problem.penalty(strength, 0.))
+    v = conditional_variance(problem.cells, fit.J, problem.design @ fit.B).sum(0) / problem.cells.weights.sum()
+    variance = np.diag(linalg.pinvh(C)) / np.maximum(v, 1e-9)[:, None]
+    if not problem.directed: variance = np.sqrt(variance * variance.T)
+    return np.sqrt(_chance(problem.cells.weights) * np.maximum(variance, 1e-12))
+
+# %% ../nbs/02_evidence.ipynb #a1c0ffe9
+def coupling_threshold(
+    problem: Problem,
+    strength: dict[str, float], # of the responses
+    fit: Fit, # without a threshold
+) -> tuple[float, float]: # threshold, spread
+    "The threshold of couplings at which the cells are most probable; nothing to learn from: 0"
+    off = np.ones(fit.J.shape, bool) if problem.directed else np.tri(len(fit.J), dtype=bool)
+    at = off & ~np.eye(len(off), dtype=bool) & (problem.J_centre == 0) & (problem.J_l1 == 0)
+    if not at.any(): return 0., np.inf
+    at &= problem.J_l2 == problem.J_l2[at].min()
+    error, per_cell = coupling_error(problem, strength, fit), (1 if problem.directed else 2) * _chance(problem.cells.weights)
+    spread = coupling_spread((fit.J * (1 + problem.J_l2 * error**2 / per_cell))[at], error[at])
+    return per_cell / spread, spread
 
 # %% ../nbs/02_evidence.ipynb #945193a4
 _NEVER = 1e12 # a threshold no coupling passes

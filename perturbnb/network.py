@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from .common import check_whole, logger, nearest, written_whole
 from .conditionals import FLOOR, Cells, conditional_variance
 from .designs import Design, check_identified, formula_design, free_design, given_design, screen_design
-from .evidence import Problem, coefficient_variance, empirical_bayes, held_out_strength, pulled, sparse_threshold
+from .evidence import Problem, coefficient_variance, coupling_threshold, empirical_bayes, held_out_strength, pulled, sparse_threshold
 from .likelihood import fit_exact, fit_sampled, log_likelihood
 from .model import check_spins, energy, gibbs_sample
 
@@ -154,7 +154,7 @@ def _read_network(path):
     for column in samples.select_dtypes("category"): samples[column] = samples[column].tolist()     # the file format made them categories
     if uns.get("kind") != "SpinNetwork": raise ValueError(f"path must name a file written by SpinNetwork.save, {Path(path).name!r} holds {uns.get('kind', 'something else')}")
     if int(uns["format_version"]) > FORMAT_VERSION: raise ValueError(f"path was written by a newer perturbnb (format {int(uns['format_version'])}, this one reads {FORMAT_VERSION})")
-    return SpinNetwork(adata.varp["J"], adata.varm["coefficients"].T, adata.varm["coefficient_sd"].T, adata.obsm["design"], uns["terms"], samples,
+    return SpinNetwork(adata.varp["J"], *(np.ascontiguousarray(adata.varm[key].T) for key in ("coefficients", "coefficient_sd")), np.ascontiguousarray(adata.obsm["design"]), uns["terms"], samples,
                        list(adata.var_names), float(uns["l2_response"]), uns["history"], bool(uns["converged"]), dict(uns["parameters"]),
                        bool(uns.get("directed", False)), str(uns.get("method", "pseudo_likelihood")))
 
@@ -234,7 +234,7 @@ def _check_options(l2_response, l1_J, tol, max_iter, seed, n_jobs, directed, str
     if "mixing" in sampler: check_whole("mixing", sampler["mixing"], 0)
     for name, value in strengths.items(): _check_strength(name, value)
     _check_strength("l2_response", l2_response, ("auto", "held-out"))
-    _check_strength("l1_J", l1_J, ("auto",))
+    _check_strength("l1_J", l1_J, ("auto", "sparse"))
     if tol is not None: _check_strength("tol", tol)
     if max_iter is not None: check_whole("max_iter", max_iter, 1)
     check_whole("seed", seed, 0)
@@ -352,14 +352,25 @@ def _history(fits):
 def _strengths(problem, method, l2_response, l1_J, tol, max_iter, seed):
     "By pseudo-likelihood: strength of each kind of terms, threshold of couplings, and the fits on the way"
     way = dict(tol=max(tol, 1e-3) if method == "pseudo_likelihood" else 1e-3, max_iter=max_iter)     # fits on the way need not be precise
-    options = dict(l1_J=0. if l1_J == "auto" else l1_J, **way)
+    options = dict(l1_J=0. if isinstance(l1_J, str) else l1_J, **way)
     if not problem.kinds or not isinstance(l2_response, str): strength, fits = dict.fromkeys(problem.kinds, 0. if isinstance(l2_response, str) else float(l2_response)), []
     elif l2_response == "auto": strength, fits = empirical_bayes(problem, **options)
     else: strength, fits, _ = held_out_strength(problem, seed=seed, **options)
-    if l1_J != "auto": return strength, float(l1_J), fits
-    threshold, path = sparse_threshold(problem, strength, **way)
-    logger.info("l1_J: %.3g of %d thresholds tried, %d couplings on its path", threshold, len(path), path.loc[path["l1_J"] == threshold, "n_couplings"].iloc[0])
+    if not isinstance(l1_J, str): return strength, float(l1_J), fits
+    if l1_J == "auto" and method == "mcmc": return strength, 0., fits     # its noise would decide what is zero
+    threshold, fits = _learned_threshold(problem, strength, l1_J, fits, l2_response, way)
     return strength, threshold / (2 if method == "exact" else 1), fits     # the likelihood sees every pair once
+
+def _learned_threshold(problem, strength, l1_J, fits, l2_response, way):
+    "Threshold of couplings by one of the rules, for the pseudo-likelihood, and the fits on the way"
+    if l1_J == "sparse":
+        threshold, path = sparse_threshold(problem, strength, **way)
+        logger.info("l1_J: %.3g of %d thresholds tried, %d couplings on its path", threshold, len(path), path.loc[path["l1_J"] == threshold, "n_couplings"].iloc[0])
+        return threshold, fits
+    if not fits or l2_response == "held-out": fits = [*fits, problem.fit(strength, 0., start=(fits[-1].J, fits[-1].B) if fits else None, **way)]
+    threshold, spread = coupling_threshold(problem, strength, fits[-1])
+    logger.info("l1_J: %.3g, couplings of mean size %.2g", threshold, spread)
+    return threshold, fits
 
 # %% ../nbs/02_network.ipynb #6058872d
 _METHODS = ("auto", "pseudo_likelihood", "exact", "mcmc")
@@ -405,7 +416,7 @@ def infer_network(
     directed: bool = False, # J[i, j] and J[j, i] are two numbers
     l2_response: str | float = "auto", # pull of guide terms to zero, in cells; "auto": by empirical Bayes; "held-out": by cells set aside
     l1_response: float = 0., # threshold of guide terms: weaker ones are exactly zero
-    l1_J: str | float = 0., # threshold of couplings; "auto": by an information criterion
+    l1_J: str | float = "auto", # threshold of couplings: weaker ones are exactly zero; "auto": by empirical Bayes; "sparse": by an information criterion
     l2_J: float = 0., # pull of couplings to zero
     l2_h: float = 0., # pull of the fields themselves to zero
     J_prior=None, # (n_spins, n_spins) couplings expected; NaN where nothing is known

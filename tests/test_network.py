@@ -119,7 +119,7 @@ def test_sample_weights(screen):
     "A sample's cells twice over changes nothing where samples weigh the same, and much where cells do"
     spins, sample_id, samples, _ = screen
     more = np.r_[np.arange(len(spins)), np.repeat(np.flatnonzero(sample_id == "a_1|x"), 20)]
-    options = dict(samples=samples, design="free", l2_h=0.005)
+    options = dict(samples=samples, design="free", l2_h=0.005, l1_J=0)
     equal, twice = (infer_network(spins[at], sample_id[at], sample_weight="equal", **options) for at in (np.arange(len(spins)), more))
     np.testing.assert_allclose(equal.J, twice.J, atol=1e-3)
     cells, more_cells = (infer_network(spins[at], sample_id[at], **options) for at in (np.arange(len(spins)), more))
@@ -189,7 +189,7 @@ def test_another_optimiser_finds_the_same(screen):
     "The peer's objective, minimised by SciPy without any metric"
     spins, sample_id, samples, _ = screen
     few = np.isin(sample_id, ["a_1|x", "nt_1|y", "b_2|x"])
-    fit = infer_network(spins[few][:, :4], sample_id[few], design="free", method="pseudo_likelihood", l2_h=0.5, l2_J=2., tol=1e-8)
+    fit = infer_network(spins[few][:, :4], sample_id[few], design="free", method="pseudo_likelihood", l2_h=0.5, l2_J=2., l1_J=0, tol=1e-8)
     row, off = fit.samples.index.get_indexer(sample_id[few]), np.tril_indices(4, -1)
 
     def loss(theta):
@@ -364,7 +364,7 @@ def test_conditionals_left_out_do_not_count(screen):
     "What a held spin did in its sample changes nothing about its own row, when the network is directed and fields are common"
     spins, sample_id, samples, _ = screen
     design, held = pd.DataFrame({"intercept": 1.}, index=samples.index), {"a_1|x": {"P3": -1}, "b_2|y": {"P3": 1}}
-    options = dict(samples=samples, design=design, directed=True)
+    options = dict(samples=samples, design=design, directed=True, l1_J=0)
     table = pd.DataFrame(0, samples.index, ["P3"])
     table.loc["a_1|x"], table.loc["b_2|y"] = -1, 1
     fit, as_table = (infer_network(spins, sample_id, interventions=given, **options) for given in (held, table))
@@ -482,9 +482,48 @@ def test_thresholds_give_zeros(screen):
     some = infer_network(spins, sample_id, samples=samples, l1_J=60., l1_response=20.)
     share = (some.coefficients[some.terms["shrunk"]] == 0).mean()
     assert 0 < (some.couplings != 0).sum() < 30 and 0.05 < share < 0.95
-    chosen = infer_network(spins, sample_id, samples=samples, l1_J="auto")
-    again = infer_network(spins, sample_id, samples=samples, l1_J=chosen.parameters["l1_J"], l2_response=chosen.l2_response)
-    np.testing.assert_allclose(chosen.J, again.J, atol=1e-3)
+    for rule in ("auto", "sparse"):
+        chosen = infer_network(spins, sample_id, samples=samples, l1_J=rule)
+        again = infer_network(spins, sample_id, samples=samples, l1_J=chosen.parameters["l1_J"], l2_response=chosen.l2_response)
+        np.testing.assert_allclose(chosen.J, again.J, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [dict(directed=True), dict(sample_weight="equal"), dict(method="exact"), dict(method="pseudo_likelihood"), dict(l2_response="held-out"), dict(l2_response=5.)])
+def test_independent_spins_have_no_couplings_by_default(options):
+    "However the network is fitted, the learned threshold leaves hardly any edge where there is none, and stays finite"
+    rng = np.random.default_rng(4)
+    sample = np.repeat(np.arange(30), rng.permutation(np.geomspace(10, 200, 30).astype(int)))
+    fit = infer_network(gibbs_sample(np.zeros((8, 8)), rng.normal(0, 0.4, (30, 8))[sample], seed=4), sample, **options)
+    assert 0 < fit.parameters["l1_J"] < np.inf and (fit.couplings == 0).sum() - 8 >= 0.9 * 56
+
+
+def test_learned_threshold_follows_the_estimator(screen):
+    "In cells, whatever a sample weighs; half of it where a pair is counted once; none where Gibbs sampling would decide what is zero"
+    spins, sample_id, samples, _ = screen
+    fits = {name: infer_network(spins, sample_id, samples=samples, **options) for name, options in
+            dict(pseudo=dict(method="pseudo_likelihood"), exact=dict(method="exact"), directed=dict(directed=True), equal=dict(method="pseudo_likelihood", sample_weight="equal")).items()}
+    threshold = {name: fit.parameters["l1_J"] for name, fit in fits.items()}
+    assert threshold["pseudo"] == pytest.approx(2 * threshold["exact"]) and 0.5 < 2 * threshold["directed"] / threshold["pseudo"] < 2
+    assert threshold["equal"] * len(spins) / len(samples) == pytest.approx(threshold["pseudo"], rel=0.3)
+    assert infer_network(spins, sample_id, samples=samples, method="mcmc", tol=0.2).parameters["l1_J"] == 0
+
+
+def test_couplings_with_a_prior_have_no_threshold(screen):
+    "A number that is expected is not pulled to zero; one spin has nothing to learn from"
+    spins, sample_id, samples, _ = screen
+    prior = np.full((6, 6), np.nan)
+    prior[0, 1] = prior[1, 0] = 0.8
+    fit = infer_network(spins, sample_id, samples=samples, J_prior=prior, l2_J_prior=1e6, l1_J=1e4)
+    assert fit.J[0, 1] == pytest.approx(0.8, abs=1e-2) and (fit.couplings != 0).sum() == 2
+    assert infer_network(spins[:, :1], sample_id, samples=samples).parameters["l1_J"] == 0
+
+
+def test_the_threshold_of_two_spins():
+    "One coupling, weaker than its error: nothing to learn a spread from, and no edge"
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        fit = infer_network(rng.integers(-1, 2, (400, 2)), np.repeat(np.arange(4), 100))
+        assert np.isfinite(fit.parameters["l1_J"]) and abs(fit.J[0, 1]) < 0.2
 
 
 def test_strength_by_held_out_cells(screen):

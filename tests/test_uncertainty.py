@@ -57,7 +57,7 @@ def test_how_far_the_network_was_shrunk_does_not_matter(screen, uncertainty, l2)
 
 
 def test_estimate_is_that_of_an_unshrunk_fit(screen, uncertainty):
-    free = fitted(*screen, l2_response=0., tol=1e-7)
+    free = fitted(*screen, l2_response=0., l1_J=0., tol=1e-7)
     guides = (free.terms["kind"] == "guide").to_numpy()
     assert np.abs(uncertainty.estimate - free.coefficients)[guides].max() < 0.02 * uncertainty.se.min()
     assert np.abs(uncertainty.J_estimate - free.J).max() < 0.02 * uncertainty.J_se.min()
