@@ -37,6 +37,7 @@ from . import (
     preprocess,
     program_plots,
     programs,
+    regulators,
     report,
     response,
     results,
@@ -81,6 +82,7 @@ from .panels import network_panel
 from .pipeline import Analysis, analyse_screen, run
 from .preprocess import prepare_screen, summarise_screen
 from .programs import Programs, onmf
+from .regulators import Regulators, fit_regulators, plot_regulators, program_regulators
 from .response import Response, guide_concordance, relative_response
 from .simulate import simulate_screen
 from .stability import Stability, draw_couplings, draw_responses, group_stability, module_stability, plot_resolution_scan, resolution_scan
@@ -91,20 +93,21 @@ from .usage_effects import energy_test, total_effects
 __version__: str
 __all__ = [
     "Analysis", "Bootstrap", "Combination", "Comparison", "Design", "EscapedCells", "GeneSpins", "Groups", "HeldOut", "Levels",
-    "ModelCheck", "Modules", "NullEdges", "PriorNetwork", "ProgramChoice", "Programs", "Replicates", "Response", "ResponseOrder",
-    "SpinNetwork", "Stability", "Targets", "Uncertainty", "adopt_programs", "analyse_screen", "annotate_programs", "bootstrap_network",
-    "built_in_gene_sets", "cell_design", "check_guides", "choose_n_programs", "combine_guides", "compare_with_model",
+    "ModelCheck", "Modules", "NullEdges", "PriorNetwork", "ProgramChoice", "Programs", "Regulators", "Replicates", "Response",
+    "ResponseOrder", "SpinNetwork", "Stability", "Targets", "Uncertainty", "adopt_programs", "analyse_screen", "annotate_programs",
+    "bootstrap_network", "built_in_gene_sets", "cell_design", "check_guides", "choose_n_programs", "combine_guides", "compare_with_model",
     "conditional_probabilities", "discretize", "draw_couplings", "draw_responses", "energy", "energy_test", "escaped_cells",
-    "exact_moments", "explained_responses", "find_programs", "fit_levels", "fit_quality", "flag_technical", "formula_design", "gene_spins",
-    "gibbs_sample", "group_stability", "guide_concordance", "held_out_fit", "infer_fields", "infer_gene_network", "infer_network",
-    "interaction_table", "known_interventions", "log_pseudo_likelihood", "module_stability", "moments", "name_programs", "network_modules",
-    "network_panel", "network_uncertainty", "null_edges", "on_target_change", "onmf", "plot_combination", "plot_resolution_scan",
-    "predict_combination", "prepare_screen", "prior_network", "project_programs", "read_gmt", "relative_response", "replicate_agreement",
-    "representative_samples", "resolution_scan", "response_groups", "response_order", "run", "screen_design", "select_programs",
-    "set_verbosity", "simulate_screen", "store_programs", "summarise_screen", "target_responses", "total_effects", "usual_covariates",
+    "exact_moments", "explained_responses", "find_programs", "fit_levels", "fit_quality", "fit_regulators", "flag_technical",
+    "formula_design", "gene_spins", "gibbs_sample", "group_stability", "guide_concordance", "held_out_fit", "infer_fields",
+    "infer_gene_network", "infer_network", "interaction_table", "known_interventions", "log_pseudo_likelihood", "module_stability",
+    "moments", "name_programs", "network_modules", "network_panel", "network_uncertainty", "null_edges", "on_target_change", "onmf",
+    "plot_combination", "plot_regulators", "plot_resolution_scan", "predict_combination", "prepare_screen", "prior_network",
+    "program_regulators", "project_programs", "read_gmt", "relative_response", "replicate_agreement", "representative_samples",
+    "resolution_scan", "response_groups", "response_order", "run", "screen_design", "select_programs", "set_verbosity", "simulate_screen",
+    "store_programs", "summarise_screen", "target_responses", "total_effects", "usual_covariates",
     "annotation", "bootstrap", "cells", "clustering", "combinations", "common", "conditionals", "consensus", "datasets", "designs",
     "embedding", "empirical_null", "escaped", "evidence", "evidence_plots", "explained", "figures", "fit_plots", "gene_clusters",
     "gene_networks", "goodness", "gram", "guide_checks", "levels", "likelihood", "model", "multiplicative", "network", "network_plots",
-    "new_samples", "number_of_programs", "on_target", "panels", "pipeline", "plots", "preprocess", "program_plots", "programs", "report",
-    "response", "results", "sandwich", "simulate", "stability", "targets", "uncertainty", "usage_effects",
+    "new_samples", "number_of_programs", "on_target", "panels", "pipeline", "plots", "preprocess", "program_plots", "programs",
+    "regulators", "report", "response", "results", "sandwich", "simulate", "stability", "targets", "uncertainty", "usage_effects",
 ]
