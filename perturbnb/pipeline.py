@@ -54,8 +54,14 @@ class Analysis:
     total: "pnb.Targets | None" = None # what it does to the mean usage, by whatever way
     energy: "pd.DataFrame | None" = None # whether the cells of a target differ from the controls at all
     null: "pnb.empirical_null.EmpiricalNull | None" = None # pseudo-targets made of controls; None where there are too few controls
+    on_target: "pd.DataFrame | None" = None # what each guide did to its target's own transcript
+    guide_checks: "pd.DataFrame | None" = None # does each guide work
+    escaped: "pnb.escaped.EscapedCells | None" = None # how likely each cell is unperturbed
+    explained: "pd.DataFrame | None" = None # which responses go when depth, phase and mitochondria are held fixed
     modules: "pnb.Modules | None" = None # of programs
     groups: "pnb.Groups | None" = None # of targets
+    module_stability: "pnb.stability.Stability | None" = None # with couplings drawn again
+    group_stability: "pnb.stability.Stability | None" = None # with guides drawn again
     order: "pnb.ResponseOrder | None" = None # of targets and programs, for heatmaps
     umap: "np.ndarray | None" = None # (n_cells, 2)
     positions: "np.ndarray | None" = None # (n_programs, 2), of programs on the UMAP
@@ -107,7 +113,7 @@ def _judged(screen, programs, gene_sets, drop_technical, name_programs):
     return {"programs": programs, "annotation": table, "gene_sets": pairs}
 
 # %% ../nbs/08_pipeline.ipynb #5a1c0002
-_ENOUGH_PSEUDO_TARGETS = 200
+_ENOUGH_PSEUDO_TARGETS, _DRAWS = 200, 50
 
 @contextmanager
 def _hushed():
@@ -150,6 +156,26 @@ def _evidence(screen, programs, spins, network, null_rounds, seed):
         found["total"] = _attempt("no effects on mean usage", lambda: pnb.total_effects(programs.usage, sample_id, samples, names=programs.names))
         found["energy"] = _attempt("no energy test", lambda: pnb.energy_test(spins, sample_id, samples, seed=seed))
         if null_rounds and found.get("direct") is not None: found["null"] = _attempt("no empirical null", lambda: _null(network, spins, sample_id, null_rounds, seed))
+    return found | _artefacts(screen, spins, network, found.get("uncertainty"), found.get("direct"), seed)
+
+@_hushed()
+def _artefacts(screen, spins, network, errors, direct, seed):
+    "What may not be biology: on_target, guide_checks, escaped, explained; without what the screen does not allow"
+    sample_id, found = screen.obs["sample_id"], {}
+    found["on_target"] = own = _attempt("no transcripts of targets", lambda: pnb.on_target_change(screen))
+    if direct is not None: found["guide_checks"] = _attempt("no checks of guides", lambda: pnb.check_guides(direct, errors, on_target=own))
+    found["escaped"] = _attempt("no escaped cells", lambda: pnb.escaped.escaped_cells(network, spins, sample_id, seed=seed))
+    found["explained"] = _attempt("no explained responses", lambda: pnb.explained.explained_responses(network, spins, sample_id, pnb.explained.usual_covariates(screen.obs)))
+    return found
+
+def _communities(network, targets, errors, direct, *, resolution, group_resolution, declare_inert, seed):
+    "modules, groups, module_stability, group_stability, order"
+    modules = pnb.network_modules(network.J, names=network.names, resolution=resolution, seed=seed)
+    acting = direct.table["q"] < 0.05 if declare_inert and direct is not None else None
+    groups = pnb.response_groups(network.J, targets, modules, resolution=group_resolution, acting=acting, seed=seed)
+    found = {"modules": modules, "groups": groups, "order": pnb.response_order(targets, seed=seed)}
+    if errors is not None: found["module_stability"] = pnb.stability.module_stability(modules, errors, n_draws=_DRAWS, seed=seed)
+    if direct is not None: found["group_stability"] = _attempt("groups were not drawn again", lambda: pnb.stability.group_stability(groups, network.J, direct, n_draws=_DRAWS, seed=seed))
     return found
 
 # %% ../nbs/08_pipeline.ipynb #f58cb884
@@ -170,6 +196,7 @@ def analyse_screen(
     null_rounds: int = 80, # most rounds in which control cells play targets, to calibrate p; 0: none
     resolution: float = 1., # of modules; higher means more of them
     group_resolution: float = 2., # of groups of targets, likewise
+    declare_inert: bool = False, # targets that do not act at a false discovery rate of 5 % are group 0
     repulsion: float = 4., # between programs on the UMAP
     seed: int = 0, # decides everything
     n_jobs: int = 1, # processes for the resamplings; no influence on the result
@@ -200,9 +227,8 @@ def analyse_screen(
         guides = pnb.relative_response(network)
         found.update(guides=guides, targets=guides.by_target())
     if reached("evidence"): found.update(_evidence(screen, programs, found["spins"], network, null_rounds, seed))
-    if reached("clustering"):
-        modules = pnb.network_modules(network.J, names=network.names, resolution=resolution, seed=seed)
-        found.update(modules=modules, groups=pnb.response_groups(network.J, found["targets"], modules, resolution=group_resolution, seed=seed), order=pnb.response_order(found["targets"], seed=seed))
+    if reached("clustering"): found.update(_communities(network, found["targets"], found.get("uncertainty"), found.get("direct"), resolution=resolution, group_resolution=group_resolution,
+                                                        declare_inert=declare_inert, seed=seed))
     if reached("map"):
         umap = pnb.embedding.embed_cells(screen, seed=seed)
         found.update(umap=umap, positions=pnb.embedding.program_positions(umap, programs.usage, repulsion=repulsion))
@@ -327,6 +353,7 @@ def run(
     null_rounds: Annotated[int, _option("Most rounds in which control cells play targets, to calibrate p; 0: none", _ANALYSIS)] = 80,
     resolution: Annotated[float, _option("Of modules: higher means more of them", _ANALYSIS)] = 1.,
     group_resolution: Annotated[float, _option("Of groups of targets: higher means more of them", _ANALYSIS)] = 2.,
+    declare_inert: Annotated[bool, _option("Targets that do not act, at a false discovery rate of 5 %, are group 0", _ANALYSIS)] = False,
     repulsion: Annotated[float, _option("Between programs on the UMAP", _ANALYSIS)] = 4.,
     seed: Annotated[int, _option("Decides everything that is random", _ANALYSIS)] = 0,
     n_jobs: Annotated[int, _option("Processes for the resamplings", _ANALYSIS)] = 1,
@@ -336,7 +363,7 @@ def run(
     preparing = {name: parameters[name] for name in ("guide_key", "target_key", "control", "control_key", "batch_key", "layer", "size_factor_key", "guide_counts_key",
                                                      "multi_guide", "min_genes", "max_mito_percent", "min_cell_fraction", "max_genes")}
     analysing = {name: parameters[name] for name in ("n_programs", "n_repeats", "signed", "overlap", "balance", "min_cell_fraction", "programs", "gene_sets", "name_programs", "drop_technical",
-                                                     "null_rounds", "resolution", "group_resolution", "repulsion", "seed", "n_jobs")}
+                                                     "null_rounds", "resolution", "group_resolution", "declare_inert", "repulsion", "seed", "n_jobs")}
     _check_run(screen, parameters)
     try:
         with _staging(Path(out)) as folder, _accounting(n_stages=len(STAGES) + 4) as account: _run(screen, folder, preparing, analysing, parameters, account)
@@ -413,7 +440,8 @@ def _evidence_record(analysis):
     "Which errors and tests there are"
     null, errors = analysis.null, analysis.uncertainty
     return {"intervals": analysis.direct is not None, "approximate": bool(errors is not None and errors.approximate), "n_pseudo_targets": 0 if null is None else len(null.table),
-            "n_null_rounds": 0 if null is None else int(null.table["round"].nunique()), "null_share": None if null is None else float((null.table["p"] < 0.05).mean())}
+            "n_null_rounds": 0 if null is None else int(null.table["round"].nunique()), "null_share": None if null is None else float((null.table["p"] < 0.05).mean()),
+            **{f"{what}_rand": None if found is None else found.mean_rand for what, found in (("modules", analysis.module_stability), ("groups", analysis.group_stability))}}
 
 # %% ../nbs/08_pipeline.ipynb #380169cd
 app = typer.Typer(help="From a Perturb-seq screen to gene programs, their network, and what every perturbation does to them.",

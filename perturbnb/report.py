@@ -108,14 +108,17 @@ def _fit_sentences(fit, converged):
             f"({fit['attainable_covariances']:.0%} would be perfect). "
             f"Knowing a cell's other programs and its perturbation explains {fit['deviance_explained']:.0%} of the deviance of a program's level."]
 
-def _guide_sentences(targets):
-    "What guides say about the targets that act"
+def _guide_sentences(targets, guides):
+    "What guides say about the targets that act, and which of them fail"
     acting = targets[targets["q"] < _LEVEL]
     apart = acting.loc[acting["caution"].astype(str).str.contains("guides disagree"), "target_gene"]
     alone = targets.loc[targets["n_guides"] == 1, "target_gene"]
     words = []
     if len(apart): words.append(f"The guides of {len(apart)} of the {len(acting)} targets that act disagree by more than chance ({_listed(apart)}). A guide that does not cut is the usual reason; "
                                 "the intervals are wider for it, and what the target does where it is cut may be more than is stated.")
+    for verdict, said in (("no effect", "without effect, where those of the same target have one"), ("disagrees", "that do something else than those of the same target")):
+        odd = guides.loc[guides["verdict"] == verdict, "guide"]
+        if len(odd): words.append(f"Guides {said}: {_listed(odd)}.")
     if len(alone): words.append(f"Where a target has one guide, whatever is said is said of a guide and not of a gene: {_listed(alone)}.")
     return words
 
@@ -132,6 +135,20 @@ def _check_sentences(targets, evidence):
                      f"among them {(energy & acting).sum()} of the {acting.sum()} that act.")
     return words
 
+def _stability_sentence(evidence):
+    "Whether modules and groups hold"
+    parts = [(what, again, evidence[f"{what}_rand"]) for what, again in (("modules", "couplings"), ("groups", "guides")) if evidence[f"{what}_rand"] is not None]
+    if not parts: return []
+    said = "; ".join(f"{what}, with {again} drawn anew: {rand:.2f}" + (" (they do not hold)" if rand < 0.5 else "") for what, again, rand in parts)
+    return [f"Do the same communities come back (mean adjusted Rand index, 1 where they do)? {said[0].upper() + said[1:]}."]
+
+def _explained_sentence(responses):
+    "Responses that something technical explains"
+    some = responses[(responses["q"] < _LEVEL) & responses["caution"].astype(str).str.contains("explained by")]
+    what = _listed(f"{row.target_gene} on {row.program} ({row.caution.split('explained by ')[-1]})" for row in some.itertuples())
+    return [f"Responses that stand out, but are explained by depth, phase or mitochondria, of which perturbed cells have more or less than controls: {what}. "
+            "That may be a consequence of the perturbation, or all there is to it."] if len(some) else []
+
 # %% ../nbs/07a_report.ipynb #7a100006
 _UNSHRUNK = ("Sizes in sentences are estimates that are not shrunk, with 95 % intervals that count guides and not cells; "
              "+1 multiplies the odds of the program being high, against being at its middle level, by 2.7. "
@@ -140,14 +157,15 @@ _ASSOCIATIONS = ("Couplings are associations within samples, not proof of regula
                  "since every cell is scaled to the same total, its couplings tend to be negative and mean little.")
 
 def quality_sentences(
-    tables: dict, # targets
+    tables: dict, # targets, responses, guides
     record: dict, # with `fit`, `converged`, `evidence` and `truth`
 ) -> list[str]: # markdown
     "How far the results can be trusted, in sentences"
     truth, evidence, words = record.get("truth"), record["evidence"], _fit_sentences(record["fit"], record["converged"])
     words.append(_UNSHRUNK if evidence["intervals"] else "Couplings and responses have no standard errors in this run: take them as hints. They are shrunk towards zero, often severalfold.")
     if evidence["approximate"]: words.append("There are so many programs that each was solved by itself: **standard errors are approximate**.")
-    words += [*_guide_sentences(tables["targets"]), *_check_sentences(tables["targets"], evidence), _ASSOCIATIONS]
+    words += [*_guide_sentences(tables["targets"], tables["guides"]), *_explained_sentence(tables["responses"])]
+    words += [*_check_sentences(tables["targets"], evidence), *_stability_sentence(evidence), _ASSOCIATIONS]
     if truth: words.append(f"This screen is simulated, so the truth is known: genes are assigned to the planted programs with an adjusted Rand index of {truth['programs_adjusted_rand']:.2f}, "
                            f"couplings follow the planted ones with r = {truth['r_J']:.2f} and target responses with r = {truth['r_response']:.2f}, "
                            f"at {truth['slope_response']:.0%} of their planted size (shrinkage, guides that do not cut and cells that escaped included).")
@@ -230,16 +248,18 @@ What each perturbation does to each program, relative to the controls (to the me
 but in `total_effect`, the difference of the mean usage. The table has the best supported.""",
     "groups": """## Who acts alike
 
-The table clusters targets by their responses (k-means); `guides` tells how far the guides of a target agree, and which one stands apart. The figures
+The table clusters targets by their responses (k-means); the other has guides that do nothing where their siblings
+do something, or something else; `guides.csv` has all of them. The figures
 show the tutorial's groups: modules are programs that go together, and targets are attached to the modules they push. With few
 programs these groups are coarse, and targets without much of a response land anywhere."""}
 
 _FILES = {
     "targets.csv": "whether each target acts, by several tests", "responses.csv": "every target and program: estimate, error, tests, guides", "network.csv": "every edge",
     "programs.csv": "every gene of every program", "annotation.csv": "every program: names, gene sets, technical flags", "gene_sets.csv": "gene sets over-represented in programs",
-    "modules.csv": "modules of programs", "groups.csv": "groups of targets", "guides.csv": "how far guides agree", "removed.csv": "what the preparation left out",
-    "schema.json": "what every column of every table means", "targets.h5ad": "targets × programs, as AnnData", "responses.h5ad": "samples × programs, and the network, as AnnData",
-    "screen.h5ad": "the cells", "run.json": "parameters, versions, time and memory, warnings", "report.ipynb": "this page as a notebook"}
+    "modules.csv": "modules of programs", "groups.csv": "groups of targets", "guides.csv": "every guide: does it work, its target's own transcript, cells that escaped",
+    "removed.csv": "what the preparation left out", "schema.json": "what every column of every table means", "targets.h5ad": "targets × programs, as AnnData",
+    "responses.h5ad": "samples × programs, and the network, as AnnData", "screen.h5ad": "the cells", "run.json": "parameters, versions, time and memory, warnings",
+    "report.ipynb": "this page as a notebook"}
 
 # %% ../nbs/07a_report.ipynb #7a100009
 def _table_cell(file, then=""): return new_code_cell(f'shown(pd.read_csv("{file}"){then})')
@@ -259,11 +279,12 @@ def _findings_cells(figures):
     edges = ["regulator", "regulated", "J", "estimate", "se", "q", "regulator_label", "regulated_label"]
     acts = ["target_gene", "n_guides", "n_cells", "p", "q", "calibrated_q", "energy_q", "disagreement_p", "caution"]
     does = ["target_gene", "program", "label", "response", "estimate", "se", "q", "total_effect", "total_q", "n_guides", "caution"]
+    guides = ["guide", "target_gene", "n_cells", "verdict", "share", "share_se", "log2_fold_change", "escaped_share"]
     together = '.groupby("cluster", sort=False)["target_gene"].agg(", ".join).to_frame("targets with similar responses").reset_index()'
     return [new_markdown_cell(_PROSE["network"]), *_figure_cells(figures, "network", "network_diagram", "network_umap"), _table_cell("network.csv", f".head(10)[{edges}]"),
             new_markdown_cell(_PROSE["targets"]), _table_cell("targets.csv", f'.sort_values("p", kind="stable").head(30)[{acts}]'), *_figure_cells(figures, "qq"),
-            new_markdown_cell(_PROSE["responses"]), *_figure_cells(figures, "responses"), _table_cell("responses.csv", f'.sort_values("p", kind="stable").head(15)[{does}]'),
-            new_markdown_cell(_PROSE["groups"]), _table_cell("groups.csv", together), _table_cell("guides.csv", '.sort_values("strength", ascending=False).head(12)'),
+            new_markdown_cell(_PROSE["responses"]), *_figure_cells(figures, "responses", "evidence"), _table_cell("responses.csv", f'.sort_values("p", kind="stable").head(15)[{does}]'),
+            new_markdown_cell(_PROSE["groups"]), _table_cell("groups.csv", together), _table_cell("guides.csv", f'[lambda t: t["verdict"].isin(["no effect", "disagrees"])].head(15)[{guides}]'),
             *_figure_cells(figures, "groups", "fan")]
 
 # %% ../nbs/07a_report.ipynb #7a100010

@@ -24,10 +24,12 @@ ad, np, pd = (lazy_loader.load(name) for name in ("anndata", "numpy", "pandas"))
 # %% ../nbs/07b_results.ipynb #934ec39a
 _LEAST_PSEUDO_TARGETS = 100 # fewer calibrate nothing
 
-def _flagged(table, **reasons):
-    "The table with a column `caution`: which of the reasons, boolean columns, hold in a row"
+def _flagged(table, explained=None, **reasons):
+    "The table with a column `caution`: which of the reasons, boolean columns, hold in a row, and what explains it"
     marks = pd.DataFrame({text.replace("_", " "): np.asarray(rows, bool) for text, rows in reasons.items()})
-    return table.assign(caution=["; ".join(marks.columns[row]) for row in marks.to_numpy()])
+    words = [[*marks.columns[row]] for row in marks.to_numpy()]
+    if explained is not None: words = [[*said, *([f"explained by {reason}"] if isinstance(reason, str) and reason else [])] for said, reason in zip(words, explained)]
+    return table.assign(caution=["; ".join(said) for said in words])
 
 def _responses(a):
     "What each target does to each program, and how sure that is"
@@ -37,7 +39,8 @@ def _responses(a):
     table = joined(table, a.total, {"estimate": "total_effect", "se": "total_se", "p": "total_p", "q": "total_q"})
     table = table.merge(shrunk[[*keys, "n_guides", "n_cells", "reference", "spread"]], on=keys)
     table = joined(table, a.direct, {name: name for name in ("Q", "Q_p", "I2")})
-    return _flagged(table, one_guide=(table["n_guides"] == 1) | table["se"].notna() & table["Q_p"].isna(), guides_disagree=pnb.targets._false_discovery(table["Q_p"].to_numpy()) < 0.05,
+    explained = None if a.explained is None else table[keys].merge(a.explained[[*keys, "reason"]], on=keys, how="left")["reason"]
+    return _flagged(table, explained, one_guide=(table["n_guides"] == 1) | table["se"].notna() & table["Q_p"].isna(), guides_disagree=pnb.targets._false_discovery(table["Q_p"].to_numpy()) < 0.05,
                     no_controls=table["reference"] == "all samples", no_estimate=table["se"].isna())
 
 def _measured(result, columns):
@@ -57,9 +60,19 @@ def _targets(a):
     table = added(table, calibrated, {"calibrated_p": "calibrated_p", "calibrated_q": "calibrated_q"})
     table = added(table, None if a.total is None else a.total.table, {"F": "total_F", "p": "total_p", "q": "total_q"})
     table = added(table, a.energy, {"energy": "energy", "p": "energy_p", "q": "energy_q"})
-    table = added(table, None if a.direct is None else a.direct.table, {"disagreement_p": "disagreement_p"}).reset_index()
+    table = added(table, None if a.direct is None else a.direct.table, {"disagreement_p": "disagreement_p"})
+    table = added(table, None if a.on_target is None else a.on_target.groupby("target_gene")[["log2_fold_change"]].mean(), {"log2_fold_change": "log2_fold_change"})
+    table = table.join(pnb.guide_concordance(a.guides)[["correlation", "lowest", "odd_guide", "strength", "spread"]]).reset_index()
     alone = (table["n_guides"] == 1) | table["F"].notna() & table["disagreement_p"].isna()
     return _flagged(table, one_guide=alone, guides_disagree=pnb.targets._false_discovery(table["disagreement_p"].to_numpy()) < 0.05, no_controls=table["reference"] == "all samples")
+
+def _guides(a):
+    "Whether each guide works, what it did to its target's transcript, and how many of its cells escaped"
+    table = a.guides.table[["target_gene", "n_cells"]]
+    checks = ["verdict", "share", "share_se", "cosine", "effect_q", "differ_q", "log2_fold_change", "on_target_q"]
+    table = table.join(pd.DataFrame(columns=checks, dtype=float) if a.guide_checks is None else a.guide_checks.set_index("guide").reindex(columns=checks))
+    escaped = pd.DataFrame(columns=["share", "share_se"], dtype=float) if a.escaped is None else a.escaped.table.query("identified")
+    return table.join(escaped[["share", "share_se"]].rename(columns={"share": "escaped_share", "share_se": "escaped_se"})).rename_axis("guide").reset_index()
 
 def _edges(a):
     "All couplings, the best supported first"
@@ -75,15 +88,21 @@ def result_tables(
     def labelled(table): return table.assign(label=table["program"].map(label))
     return {"programs": labelled(analysis.programs.to_frame()[["program", "gene", "weight", "rank"]]), "annotation": analysis.annotation, "gene_sets": pairs[pairs["q"] <= 0.05],
             "network": edges.assign(regulator_label=edges["regulator"].map(label), regulated_label=edges["regulated"].map(label)),
-            "responses": labelled(_responses(analysis)), "targets": _targets(analysis), "modules": labelled(analysis.modules.to_frame()), "groups": _grouped(analysis),
-            "guides": pnb.guide_concordance(analysis.guides).reset_index(), "removed": analysis.screen.uns["perturbnb"]["removed"]}
+            "responses": labelled(_responses(analysis)), "targets": _targets(analysis),
+            "modules": labelled(_stable(analysis.modules.to_frame(), analysis.module_stability)), "groups": _grouped(analysis),
+            "guides": _guides(analysis), "removed": analysis.screen.uns["perturbnb"]["removed"]}
 
 def _grouped(analysis):
     "Group and k-means cluster (the level of seven) of every target"
     order = analysis.order
     cluster = dict(zip(order.rows, order.row_labels[min(1, len(order.row_labels) - 1)]))
-    frame = analysis.groups.to_frame()
+    frame = _stable(analysis.groups.to_frame(), analysis.group_stability)
     return frame.assign(cluster=frame["target_gene"].map(cluster))
+
+def _stable(frame, stability):
+    "Members of modules or groups with the share of draws in which they stayed"
+    if stability is None: return frame.assign(stability=np.nan)
+    return frame.assign(stability=frame.iloc[:, 0].map(dict(zip(stability.names, stability.share))))
 
 # %% ../nbs/07b_results.ipynb #7b1e0002
 SCHEMA = {} # table -> column -> meaning
@@ -109,7 +128,8 @@ SCHEMA["responses"] = { # one row per target and program
     "Q": "Cochran's Q: disagreement of the guides beyond their cells",
     "Q_p": "p of Q; empty with one guide",
     "I2": "share of the variance between guides that is not chance",
-    "caution": "what to be careful about: one guide; guides disagree (Q_p at a false discovery rate of 5 %); no controls; no estimate",
+    "caution": "what to be careful about: one guide; guides disagree (Q_p at a false discovery rate of 5 %); no controls; no estimate; "
+               "explained by depth, phase or mitochondria: less than half is left with these held fixed",
     "label": "proposed name of the program"}
 
 # %% ../nbs/07b_results.ipynb #7b1e0003
@@ -132,6 +152,12 @@ SCHEMA["targets"] = { # one row per target
     "energy_p": "by exchanging cells within batches: cells, not guides, are the replicates",
     "energy_q": "false discovery rate over targets",
     "disagreement_p": "do its guides do the same, over all programs; empty with one guide",
+    "log2_fold_change": "of the target's own transcript, mean of the guides; a knock-out need not lower it; empty where it was not measured",
+    "correlation": "of the shrunk responses of two of its guides, mean over pairs",
+    "lowest": "the lowest of the pairs",
+    "odd_guide": "the guide that fits the others least",
+    "strength": "root mean square of its shrunk responses",
+    "spread": "root mean square of the spread between guides",
     "caution": "one guide; guides disagree (disagreement_p at a false discovery rate of 5 %); no controls"}
 
 SCHEMA["network"] = { # one row per pair of programs, the best supported first
@@ -158,11 +184,17 @@ SCHEMA["annotation"] = { # one row per program that was found
 SCHEMA["gene_sets"] = { # one row per program and gene set that go together
     "program": "the program", "gene_set": "the set", "overlap": "genes of both", "size": "genes of the set that were measured", "expected": "overlap by chance",
     "share": "of the program's weight in the overlap", "p": "hypergeometric", "q": "false discovery rate over all pairs; at most 5 %", "genes": "of the overlap"}
-SCHEMA["modules"] = {"program": "the program", "module": "number of its module", "label": "proposed name of the program"}
-SCHEMA["groups"] = {"target_gene": "the perturbed gene", "group": "number of its group, by the modules it pushes", "cluster": "k-means cluster of its responses"}
-SCHEMA["guides"] = { # one row per target: how far its guides agree
-    "target_gene": "the perturbed gene", "n_guides": "its guides", "n_cells": "its cells", "correlation": "of the responses of two guides, mean over pairs", "lowest": "the lowest of the pairs",
-    "odd_guide": "the guide that fits the others least", "strength": "root mean square of the responses", "spread": "root mean square of the spread between guides"}
+SCHEMA["modules"] = {
+    "program": "the program", "module": "number of its module", "stability": "share of draws of the couplings in which it stayed with its module", "label": "proposed name of the program"}
+SCHEMA["groups"] = {
+    "target_gene": "the perturbed gene", "group": "number of its group, by the modules it pushes",
+    "stability": "share of draws of the guides in which it stayed with its group; empty where it was declared not to act", "cluster": "k-means cluster of its responses"}
+SCHEMA["guides"] = { # one row per guide
+    "guide": "the guide", "target_gene": "its target", "n_cells": "its cells",
+    "verdict": "works; no effect, where its siblings have one; disagrees with them; unclear; alone", "share": "of its siblings' effect that it has",
+    "share_se": "standard error of the share", "cosine": "between its effect and theirs", "effect_q": "does it do anything, cells being the replicates: false discovery rate over guides",
+    "differ_q": "does it differ from its siblings: false discovery rate over guides", "log2_fold_change": "of the target's own transcript", "on_target_q": "false discovery rate of that change",
+    "escaped_share": "share of its cells that are not perturbed, as far as their programs tell; empty where they do not", "escaped_se": "standard error of that share"}
 SCHEMA["removed"] = { # one row per step of the preparation
     "step": "the filter, named by its option", "unit": "cells, guides or genes", "before": "how many there were", "removed": "how many went", "reason": "why"}
 
@@ -229,6 +261,9 @@ def _figures(analysis):
                    lambda: plots.plot_response(a.targets, names=rows, threshold=0., modules=a.modules, groups=a.groups, limit=_limit(a.targets.values, 1.5))),
         "fan": ("Perturbations around the map, group by group, joined to the programs they raise (red) or lower (blue) by more than 0.4.",
                 lambda: nets.perturbation_fan(a.umap, a.positions, a.targets, a.groups, threshold=0.2))}
+    if a.direct is not None:
+        drawn["evidence"] = ("Estimates, not shrunk: colour by size, area by evidence, a ring around what stands out at a false discovery rate of 5 %.",
+                             lambda: plots.plot_response_dots(a.direct, names=rows, order=a.order, limit=_limit(np.where(a.direct.q < 0.05, a.direct.estimate, 0.), 1.5)))
     if a.null is not None:
         p = {"targets": a.direct.table["p"], "pseudo-targets made of controls": a.null.table["p"]}
         drawn["qq"] = ("p-values of targets and of pseudo-targets made of control cells, against those of targets that do nothing (line, with a 95 % band).", lambda: pnb.empirical_null.plot_qq(p))

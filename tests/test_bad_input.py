@@ -52,8 +52,9 @@ def told(caplog): return "\n".join(record.getMessage() for record in caplog.reco
 
 def everything_of(analysis, folder):
     "Draws all figures and writes all tables and arrays; nothing in them may be NaN but what a single guide, a single program, unmeasured genes or a lack of controls leave open"
-    always = {"target_gene", "program", "response", "J", "n_guides", "n_cells", "reference", "caution"}
-    evidence = [name for table in ("responses", "targets", "network") for name in SCHEMA[table] if name not in always]
+    always = {"target_gene", "program", "response", "J", "n_guides", "n_cells", "reference", "caution", "label", "regulator_label", "regulated_label", "regulator", "regulated",
+              "guide", "module", "group", "cluster"}
+    evidence = [name for table in ("responses", "targets", "network", "guides", "modules", "groups") for name in SCHEMA[table] if name not in always]
     open_ones = [*evidence, "spread", "correlation", "lowest", "odd_guide", "gene_set", "share", "q", "depth", "mitochondria", "S", "G2M", "batch"]
     for _, draw in _figures(analysis).values():
         axes = np.ravel(np.asarray(draw(), dtype=object))

@@ -192,7 +192,7 @@ def test_files(results):
     assert {path.name for path in results.iterdir()} - {".perturbnb.lock"} == FILES
     figures = sorted(path.stem for path in (results / "figures").glob("*.png"))
     assert figures == sorted(path.stem for path in (results / "figures").glob("*.pdf"))
-    assert figures == sorted("qc usage_umap top_genes levels network network_diagram network_umap qq responses groups fan".split())
+    assert figures == sorted("qc usage_umap top_genes levels network network_diagram network_umap qq responses evidence groups fan".split())
     for path in (results / "figures").glob("*.pdf"): assert path.read_bytes()[:5] == b"%PDF-" and b"/Type3" not in path.read_bytes(), path.name
 
 
@@ -297,6 +297,19 @@ def test_evidence_is_consistent(tables):
     for table, columns in ((responses, ("", "total_")), (targets, ("", "total_", "energy_")), (network, ("",))):
         for prefix in columns: np.testing.assert_allclose(table[f"{prefix}q"], false_discovery_control(table[f"{prefix}p"]), rtol=1e-4)
     assert list(targets["target_gene"]) == list(responses["target_gene"].unique()) and (targets["df1"] == 7).all()
+    guides, modules, groups = (tables[name] for name in ("guides", "modules", "groups"))
+    assert guides["guide"].is_unique and len(guides) == 24 and set(guides["verdict"]) <= {"works", "no effect", "disagrees", "unclear"} and guides["escaped_share"].dropna().between(0, 1).all()
+    for table in (modules, groups): assert table["stability"].between(0, 1).all()
+    own = guides.groupby("target_gene")["log2_fold_change"].mean()
+    np.testing.assert_allclose(targets.set_index("target_gene")["log2_fold_change"], own.loc[targets["target_gene"]], rtol=1e-4)
+
+
+def test_inert_targets_form_a_declared_group(prepared, usual):
+    found, tables = evidence_of(prepared, usual.programs, null_rounds=0, declare_inert=True)
+    inert = tables["targets"].set_index("target_gene")["q"] >= 0.05
+    groups = tables["groups"].set_index("target_gene").loc[inert.index]
+    assert found.groups.declared == inert.any() and (not inert.any() or ((groups["group"] == 0) == inert).all())
+    assert groups["stability"][inert].isna().all() and groups["stability"][~inert].notna().all()
 
 
 # what may be done with programs, in this process
