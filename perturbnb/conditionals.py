@@ -108,32 +108,6 @@ class _Metric:
         np.fill_diagonal(g, self.selves * np.diag(J))
         return g, g_B
 
-    def centred(self, J, B):
-        "J, and the coefficients as they are with each unit's mean state held fixed, turned so that terms do not overlap"
-        B = B + self.regression @ (J - np.diag(np.diag(J))).T
-        return J, B if self.factor is None else self.factor.T @ B
-
-    def uncentred(self, J, B):
-        "What `centred` was given"
-        B = B if self.factor is None else linalg.solve_triangular(self.factor, B, lower=True, trans=1)
-        return J, B - self.regression @ (J - np.diag(np.diag(J))).T
-
-    def centred_gradient(self, g_J, g_B):
-        "Gradient in what `centred` returns"
-        g = g_J - g_B.T @ self.regression
-        if not self.directed: g = (g + g.T) / 2
-        np.fill_diagonal(g, np.diag(g_J))
-        return g, g_B if self.factor is None else linalg.solve_triangular(self.factor, g_B, lower=True)
-
-    def centred_forward(self, J, B):
-        "Gradient that a step brings, both as `centred` has them"
-        off = J - np.diag(np.diag(J))
-        g = self.variance[:, None] * (off @ self.within)
-        if not self.directed: g = (g + g.T) / 2
-        g += self.J_l2 * off
-        np.fill_diagonal(g, self.selves * np.diag(J))
-        return g, self.terms * B
-
     def diagonal(self, second):
         "Curvature of each entry of J and B by itself; `second` is the sum of the products of spins"
         each = self.variance[:, None] * np.diag(second)
@@ -279,6 +253,38 @@ def _proximal_step(x, gradient, threshold, curved, scale, accuracy, max_iter=300
         if change <= accuracy * first: break
     return d
 
+# %% ../nbs/02_conditionals.ipynb #cec0ffe2
+@dataclass(frozen=True)
+class _Centred:
+    "Coordinates in which fields and couplings do not mix"
+    metric: _Metric
+
+    def turned(self, J, B):
+        "J, and the coefficients as they are with each unit's mean state held fixed, turned so that terms do not overlap"
+        B = B + self.metric.regression @ (J - np.diag(np.diag(J))).T
+        return J, B if self.metric.factor is None else self.metric.factor.T @ B
+
+    def back(self, J, B):
+        "What `turned` was given"
+        B = B if self.metric.factor is None else linalg.solve_triangular(self.metric.factor, B, lower=True, trans=1)
+        return J, B - self.metric.regression @ (J - np.diag(np.diag(J))).T
+
+    def gradient(self, g_J, g_B):
+        "Gradient in what `turned` returns"
+        g = g_J - g_B.T @ self.metric.regression
+        if not self.metric.directed: g = (g + g.T) / 2
+        np.fill_diagonal(g, np.diag(g_J))
+        return g, g_B if self.metric.factor is None else linalg.solve_triangular(self.metric.factor, g_B, lower=True)
+
+    def forward(self, J, B):
+        "Gradient that a step brings, both as `turned` has them"
+        off = J - np.diag(np.diag(J))
+        g = self.metric.variance[:, None] * (off @ self.metric.within)
+        if not self.metric.directed: g = (g + g.T) / 2
+        g += self.metric.J_l2 * off
+        np.fill_diagonal(g, self.metric.selves * np.diag(J))
+        return g, self.metric.terms * B
+
 def _inner_problem(objective, metric, threshold, second):
     "The step of a fit with thresholds, as a function; solved with the fields held at each unit's mean state, unless coefficients have thresholds too"
     n = len(metric.within)
@@ -287,7 +293,8 @@ def _inner_problem(objective, metric, threshold, second):
     if threshold[n * n:].any():
         forward, scale = in_parts(metric.forward), np.concatenate([part.ravel() for part in metric.diagonal(second)])
         return lambda x, g, pairs: _proximal_step(x, g, threshold, _curved(pairs, forward), scale, _INNER)
-    there, back, gradient, forward = (in_parts(change) for change in (metric.centred, metric.uncentred, metric.centred_gradient, metric.centred_forward))
+    centred = _Centred(metric)
+    there, back, gradient, forward = (in_parts(change) for change in (centred.turned, centred.back, centred.gradient, centred.forward))
     scale = metric.diagonal(metric.within)[0].ravel()
     scale = np.concatenate([scale, np.broadcast_to(metric.terms, metric.regression.shape).ravel()])
 
