@@ -141,7 +141,7 @@ def _metric(cells, design, penalty, moments, directed):
     share, variance = np.clip(mean_square, 0.02, 0.98), np.maximum(mean_square - (sums.sum(0) / total) ** 2, 0.02) * counted / total
     factor, terms, regression = _terms_metric(cells, design, penalty, moments, variance)
     within = second - (design.T @ sums).T @ regression
-    within = (within + within.T) / 2
+    within = (within + within.T) / 2 + 1e-3 * np.trace(within) / n * np.eye(n)      # what hardly varies must not take giant steps
     whiten = np.ones(n) if directed else variance**-0.5
     values, basis = np.linalg.eigh(whiten[:, None] * within * whiten)
     values = np.maximum(values, 1e-3 * values.mean())
