@@ -141,7 +141,7 @@ def _metric(cells, design, penalty, moments, directed):
     share, variance = np.clip(mean_square, 0.02, 0.98), np.maximum(mean_square - (sums.sum(0) / total) ** 2, 0.02) * counted / total
     factor, terms, regression = _terms_metric(cells, design, penalty, moments, variance)
     within = second - (design.T @ sums).T @ regression
-    within = (within + within.T) / 2
+    within = (within + within.T) / 2 + 1e-3 * np.trace(within) / n * np.eye(n)      # what hardly varies must not take giant steps
     whiten = np.ones(n) if directed else variance**-0.5
     values, basis = np.linalg.eigh(whiten[:, None] * within * whiten)
     values = np.maximum(values, 1e-3 * values.mean())
@@ -230,6 +230,8 @@ def _curved(pairs, forward):
     return lambda v: theta * forward(v) - W.T @ linalg.lu_solve(middle, W @ v)
 
 # %% ../nbs/02_conditionals.ipynb #150b4c6a
+_INNER = 0.05 # share of the first change at which the inner problem is done
+
 def _proximal_step(x, gradient, threshold, curved, scale, accuracy, max_iter=300):
     "Step to the minimum of slope, curvature and absolute values together, by accelerated proximal gradients with restarts"
     largest, v = 0., np.random.default_rng(0).normal(size=len(x))
@@ -250,6 +252,56 @@ def _proximal_step(x, gradient, threshold, curved, scale, accuracy, max_iter=300
         d, momentum = new, following
         if change <= accuracy * first: break
     return d
+
+# %% ../nbs/02_conditionals.ipynb #cec0ffe2
+@dataclass(frozen=True)
+class _Centred:
+    "Coordinates in which fields and couplings do not mix"
+    metric: _Metric
+
+    def turned(self, J, B):
+        "J, and the coefficients as they are with each unit's mean state held fixed, turned so that terms do not overlap"
+        B = B + self.metric.regression @ (J - np.diag(np.diag(J))).T
+        return J, B if self.metric.factor is None else self.metric.factor.T @ B
+
+    def back(self, J, B):
+        "What `turned` was given"
+        B = B if self.metric.factor is None else linalg.solve_triangular(self.metric.factor, B, lower=True, trans=1)
+        return J, B - self.metric.regression @ (J - np.diag(np.diag(J))).T
+
+    def gradient(self, g_J, g_B):
+        "Gradient in what `turned` returns"
+        g = g_J - g_B.T @ self.metric.regression
+        if not self.metric.directed: g = (g + g.T) / 2
+        np.fill_diagonal(g, np.diag(g_J))
+        return g, g_B if self.metric.factor is None else linalg.solve_triangular(self.metric.factor, g_B, lower=True)
+
+    def forward(self, J, B):
+        "Gradient that a step brings, both as `turned` has them"
+        off = J - np.diag(np.diag(J))
+        g = self.metric.variance[:, None] * (off @ self.metric.within)
+        if not self.metric.directed: g = (g + g.T) / 2
+        g += self.metric.J_l2 * off
+        np.fill_diagonal(g, self.metric.selves * np.diag(J))
+        return g, self.metric.terms * B
+
+def _inner_problem(objective, metric, threshold, second):
+    "The step of a fit with thresholds, as a function; solved with the fields held at each unit's mean state, unless coefficients have thresholds too"
+    n = len(metric.within)
+    def in_parts(change): return lambda v: np.concatenate([part.ravel() for part in change(*objective.parts(v))])
+
+    if threshold[n * n:].any():
+        forward, scale = in_parts(metric.forward), np.concatenate([part.ravel() for part in metric.diagonal(second)])
+        return lambda x, g, pairs: _proximal_step(x, g, threshold, _curved(pairs, forward), scale, _INNER)
+    centred = _Centred(metric)
+    there, back, gradient, forward = (in_parts(change) for change in (centred.turned, centred.back, centred.gradient, centred.forward))
+    scale = metric.diagonal(metric.within)[0].ravel()
+    scale = np.concatenate([scale, np.broadcast_to(metric.terms, metric.regression.shape).ravel()])
+
+    def step(x, g, pairs):
+        turned = [(there(s), gradient(y)) for s, y, _ in pairs]
+        return back(_proximal_step(there(x), gradient(g), threshold, _curved(turned, forward), scale, _INNER))
+    return step
 
 # %% ../nbs/02_conditionals.ipynb #6a257e0c
 def _descend(objective, direction, inverse, threshold, x, real, goal, max_iter, pairs, record, first=None, memory=10):
@@ -305,11 +357,8 @@ def fit_conditionals(
     uneven = threshold.any() or np.ndim(metric.damping) == 2      # penalties that only the inner problem can take entry by entry
 
     def inverse(g): return np.concatenate([part.ravel() for part in metric.inverse(*objective.parts(g))])
-    def forward(d): return np.concatenate([part.ravel() for part in metric.forward(*objective.parts(d))])
-    scale = np.concatenate([part.ravel() for part in metric.diagonal(moments[0])])
-
-    def direction(x, g, lifted, pairs):
-        return _proximal_step(x, g, threshold, _curved(pairs, forward), scale, 0.01) if uneven else _two_loops(g, lifted, pairs)
+    def direction(x, g, lifted, pairs): return inner(x, g, pairs) if uneven else _two_loops(g, lifted, pairs)
+    inner = _inner_problem(objective, metric, threshold, moments[0])
 
     def record(value, norm):
         rows.append((value, norm / reference, time.perf_counter() - started))

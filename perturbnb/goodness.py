@@ -401,7 +401,7 @@ def null_edges(
     level: float = 0.05, # chance of any false edge above the threshold
     seed: int = 0, # of the shuffles
     n_jobs: int = 1, # processes
-    **options, # of infer_network
+    **options, # of infer_network; l1_J is 0 unless given, so that chance is seen as it is
 ) -> NullEdges:
     "Refit to cells whose spins were shuffled within samples; raises `ValueError` as `infer_network`"
     spins, n_jobs = check_spins(spins), _n_threads(n_jobs)
@@ -410,4 +410,4 @@ def null_edges(
     if not 0 < level < 1: raise ValueError(f"level must lie between 0 and 1, got {level!r}")
     row = np.unique(sample_id, return_inverse=True)[1]
     streams = seeds_for("null edges", seed, check_whole("n_shuffles", n_shuffles, 1))
-    return NullEdges(np.array(Parallel(n_jobs)(delayed(_null_couplings)(spins, sample_id, row, stream, options | {"samples": samples}) for stream in streams)), level)
+    return NullEdges(np.array(Parallel(n_jobs)(delayed(_null_couplings)(spins, sample_id, row, stream, {"l1_J": 0.} | options | {"samples": samples}) for stream in streams)), level)

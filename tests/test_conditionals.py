@@ -75,7 +75,7 @@ def test_order_of_cells_does_not_matter(n_spins):
     at = np.random.default_rng(0).permutation(len(cells.spins))
     other = replace(cells, spins=cells.spins[at], unit=cells.unit[at], weights=cells.weights[at])
     a, b = (fit_conditionals(c, np.eye(5), Penalty(J_l2=0.1, B_l2=1.), tol=1e-7) for c in (cells, other))
-    np.testing.assert_allclose(a.J, b.J, atol=1e-5)
+    np.testing.assert_allclose(a.J, b.J, atol=2e-5)
 
 
 def every_penalty(n, n_terms, l1=True):
