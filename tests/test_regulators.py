@@ -117,7 +117,8 @@ def test_refusals(screen, driven):
     with pytest.raises(ValueError, match="must be finite"): program_regulators(broken, programs, spins)
     spins, genes, sample = driven
     for arguments, options, told in [((spins[:5], genes, sample), {}, "genes must have one row per cell"), ((spins, genes, sample[:3]), {}, "sample_id must have one entry per cell"),
-                                     ((spins, genes, sample), dict(names=["a"]), "names must have one name per program"), ((spins, genes, sample), dict(excluded=np.ones((2, 12))), "leave every program a candidate"),
+                                     ((spins, genes, sample), dict(names=["a"]), "names must have one name per program"),
+                                     ((spins, genes, sample), dict(excluded=np.ones((2, 12))), "leave every program a candidate"),
                                      ((spins + 0.5, genes, sample), {}, "spins")]:
         with pytest.raises(ValueError, match=told): fit_regulators(*arguments, **options)
 
