@@ -21,7 +21,7 @@ from scipy import sparse
 from scipy.stats import false_discovery_control, hypergeom, rankdata
 
 from .common import _stored_values, check_finite, check_whole, logger, nearest
-from .consensus import _levels, _perturbed_genes
+from .consensus import _levels, _without_own_effect
 from .gram import _blocks, _checked_matrix, gene_scale
 from .preprocess import G2M_GENES, MIN_MARKERS, S_GENES
 from .programs import Programs, _columns, _is_number, _strengths, _usage
@@ -380,10 +380,11 @@ def adopt_programs(
     X = _checked_matrix(_log_normalised(adata, genes), "adata.X")
     spectra, scale = programs.spectra[:, found] / np.linalg.norm(programs.spectra[:, found], axis=1, keepdims=True), programs.scale[found]
     centre, batches = _levels(adata, X, genes) if signed else (None, None)
-    left_out = sorted({*_perturbed_genes(adata, genes), *(gene for gene in programs.left_out if gene in adata.var_names)})
+    fair, perturbed = _without_own_effect(adata, X, genes)
+    left_out = sorted({*perturbed, *(gene for gene in programs.left_out if gene in adata.var_names)})
     levels = (centre.to_numpy(), batches) if signed else (None, None)
     strength = _strengths(X, spectra, scale, *levels)
     total = sum((((block - (levels[0][batches[rows]] if signed else 0)) / scale) ** 2).sum() for rows, block in _blocks(X))
-    return replace(programs, usage=_usage(X, spectra, scale, np.isin(genes, left_out), *levels), spectra=spectra, genes=genes, scale=scale, left_out=left_out, centre=centre,
+    return replace(programs, usage=_usage(fair, spectra, scale, np.isin(genes, left_out), *levels), spectra=spectra, genes=genes, scale=scale, left_out=left_out, centre=centre,
                    loss=np.array([total - strength.sum()]), explained=strength / total, stability=np.full(len(spectra), np.nan),
                    parameters=programs.parameters | {"adopted": True, "genes_missing": int((~found).sum())})

@@ -16,6 +16,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -139,14 +140,11 @@ def _prior_labels(
 def _perturbed_genes(
     adata: ad.AnnData, # log-normalised screen
     genes: Sequence[str], # genes that enter
-) -> list[str]: # genes to leave out of usage
-    "Genes that a guide of this screen targets, unless they are too many"
+) -> list[str]: # in the order of `genes`
+    "Genes that a guide of this screen targets"
     if "target_gene" not in adata.obs: return []
     targets = {part for target in adata.obs["target_gene"].astype(str).unique() for part in (target, *target.split("+"))}
-    perturbed = [gene for gene in genes if gene in targets]
-    if len(perturbed) < 0.05 * len(genes): return perturbed
-    logger.warning("%d of %d genes are perturbed in this screen, too many to leave out: their own transcripts count in the usage of their programs", len(perturbed), len(genes))
-    return []
+    return [gene for gene in genes if gene in targets]
 
 # %% ../nbs/01b_consensus.ipynb #5659b4fa
 def _names(
@@ -253,6 +251,29 @@ def _fit_repeat(
     _, spectra, _, _, converged = _fit_gram(_free_gram(_scaled_gram(X, scale, drawn, *level), free), n_programs, rng=rng, signed=bool(level))
     return spectra.astype(np.float32), converged
 
+# %% ../nbs/01b_consensus.ipynb #19d91e6e
+def _own_transcripts_as_controls(adata, X, genes):
+    "A copy of X in which each cell has, of the genes its own guides target, what the controls have"
+    place, (codes, targets) = {gene: g for g, gene in enumerate(genes)}, pd.factorize(adata.obs["target_gene"].astype(str))
+    hit = [sorted({place[part] for part in (target, *target.split("+")) if part in place}) for target in targets]
+    cells = np.repeat(np.arange(len(codes)), np.array([len(genes) for genes in hit])[codes])
+    gene = np.array([g for code in codes for g in hit[code]], dtype=int)
+    centre, batches = _levels(adata, X, genes)
+    X = X.copy() if sparse.issparse(X) else np.array(X)
+    change = centre.to_numpy()[batches[cells], gene] - np.asarray(X[cells, gene]).ravel()
+    return (X + sparse.csr_matrix((change.astype(X.dtype), (cells, gene)), X.shape)) if sparse.issparse(X) else X + sparse.coo_matrix((change, (cells, gene)), X.shape).toarray().astype(X.dtype)
+
+def _without_own_effect(
+    adata: ad.AnnData, # log-normalised screen
+    X, # (n_cells, n_genes), matrix of the genes that enter
+    genes: list[str], # their names
+) -> tuple: # matrix from which usage is made, genes to leave out of it
+    "Keep a gene's own knock-down out of the usage of its program: leave perturbed genes out, or give them the level of the controls where they are too many"
+    perturbed = _perturbed_genes(adata, genes)
+    if len(perturbed) < 0.05 * len(genes): return X, perturbed
+    logger.info("%d of %d genes are perturbed, too many to leave out: in cells with a guide against a gene, its transcript counts as in the controls", len(perturbed), len(genes))
+    return _own_transcripts_as_controls(adata, X, genes), []
+
 # %% ../nbs/01b_consensus.ipynb #7c8095a3
 def _label_by_consensus(
     G: np.ndarray, # (n_genes, n_genes), Gram matrix of the free genes, all cells
@@ -332,10 +353,10 @@ def find_programs(
         spectra = _overlapping(G, G if signed else _scaled_gram(shaping, scale, weights, *centring), labels, spectra, weights.sum() ** 2 / (weights ** 2).sum(), overlap, signed)
         strength = _strengths(shaping, spectra, scale, *(level or (None, None)), weights)
     order = np.argsort(-strength, kind="stable")
-    spectra, left_out = _upright(spectra[order]), _perturbed_genes(adata, screen.genes)
+    spectra, (fair, left_out) = _upright(spectra[order]), _without_own_effect(adata, X, screen.genes)
     if not converged: warnings.warn("find_programs: a resampling has not converged", ConvergenceWarning, stacklevel=2)
     return Programs(
-        usage=_usage(X, spectra, scale, np.isin(screen.genes, left_out), *((centre.to_numpy(), batches) if signed else ())), spectra=spectra,
+        usage=_usage(fair, spectra, scale, np.isin(screen.genes, left_out), *((centre.to_numpy(), batches) if signed else ())), spectra=spectra,
         names=_names(order, list(prior_programs or {})), genes=screen.genes, scale=scale, left_out=left_out, loss=np.array([np.trace(G) - strength.sum()]),
         explained=strength[order] / np.trace(G), stability=stability[order], converged=converged, centre=centre if signed else None,
         parameters=dict(
