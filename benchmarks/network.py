@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from joblib.externals.loky import get_reusable_executor
 from sklearn.exceptions import ConvergenceWarning
 
 import perturbnb as pnb
@@ -93,6 +94,7 @@ def dspin_fit(planted: Planted, seed: int, method: str = "pseudo_likelihood", **
     settings = AbstractDSPIN.default_params(wanting, method)
     assert settings["lambda_l2_h"] == L2_H and settings["num_epoch"] == 400 and set(options) <= set(settings), "dspin's settings have changed"
     J, h, _ = dspin.learn_network_adam(data, method, settings | {"directed": False, "seed": seed} | options)
+    if method != "pseudo_likelihood": get_reusable_executor().shutdown(kill_workers=True)      # the peer leaves processes behind that would keep this one from ending
     return Fit(J, h.T, options.get("num_epoch", 400))
 
 
