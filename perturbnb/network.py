@@ -349,6 +349,8 @@ def _history(fits):
         seconds = tables[-1]["seconds"].iloc[-1]
     return pd.concat(tables, ignore_index=True)
 
+_MOST_LEARNED = 600 # spins up to which "auto" learns a threshold of couplings: beyond, such a fit takes ten times as long as one without
+
 def _strengths(problem, method, l2_response, l1_J, tol, max_iter, seed):
     "By pseudo-likelihood: strength of each kind of terms, threshold of couplings, and the fits on the way"
     way = dict(tol=max(tol, 1e-3) if method == "pseudo_likelihood" else 1e-3, max_iter=max_iter)     # fits on the way need not be precise
@@ -357,7 +359,9 @@ def _strengths(problem, method, l2_response, l1_J, tol, max_iter, seed):
     elif l2_response == "auto": strength, fits = empirical_bayes(problem, **options)
     else: strength, fits, _ = held_out_strength(problem, seed=seed, **options)
     if not isinstance(l1_J, str): return strength, float(l1_J), fits
-    if l1_J == "auto" and method == "mcmc": return strength, 0., fits     # its noise would decide what is zero
+    if l1_J == "auto" and (method == "mcmc" or problem.cells.spins.shape[1] > _MOST_LEARNED):     # noise of the sampler would decide what is zero; or the fit would take an hour
+        logger.info("l1_J: 0, couplings are not shrunk %s", "by method='mcmc'" if method == "mcmc" else f"above {_MOST_LEARNED} spins unless a number is given")
+        return strength, 0., fits
     threshold, fits = _learned_threshold(problem, strength, l1_J, fits, l2_response, way)
     return strength, threshold / (2 if method == "exact" else 1), fits     # the likelihood sees every pair once
 
@@ -416,7 +420,7 @@ def infer_network(
     directed: bool = False, # J[i, j] and J[j, i] are two numbers
     l2_response: str | float = "auto", # pull of guide terms to zero, in cells; "auto": by empirical Bayes; "held-out": by cells set aside
     l1_response: float = 0., # threshold of guide terms: weaker ones are exactly zero
-    l1_J: str | float = "auto", # threshold of couplings: weaker ones are exactly zero; "auto": by empirical Bayes; "sparse": by an information criterion
+    l1_J: str | float = "auto", # threshold of couplings: weaker ones are exactly zero; "auto": by empirical Bayes, up to 600 spins; "sparse": by an information criterion
     l2_J: float = 0., # pull of couplings to zero
     l2_h: float = 0., # pull of the fields themselves to zero
     J_prior=None, # (n_spins, n_spins) couplings expected; NaN where nothing is known

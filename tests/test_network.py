@@ -634,3 +634,15 @@ def test_targets_with_guides_are_no_warning(screen, caplog, monkeypatch):
     infer_network(spins, sample_id, samples=samples, design="~ batch + target_gene + guide")
     told = [record for record in caplog.records if "guides" in record.getMessage()]
     assert len(told) == 1 and told[0].levelname == "INFO" and "3 targets are the sum of their guides" in told[0].getMessage()
+
+
+def test_thresholds_are_not_learned_where_that_would_take_too_long(monkeypatch):
+    from perturbnb import network as module
+    spins = np.random.default_rng(0).integers(-1, 2, (300, 6))
+    sample_id = np.arange(300) % 5
+    learned = infer_network(spins, sample_id, method="pseudo_likelihood")
+    monkeypatch.setattr(module, "_MOST_LEARNED", 5)
+    plain = infer_network(spins, sample_id, method="pseudo_likelihood")
+    assert learned.parameters["l1_J"] > 0 and plain.parameters["l1_J"] == 0
+    assert (learned.couplings == 0).sum() > 6 and (plain.couplings == 0).sum() == 6
+    assert infer_network(spins, sample_id, method="pseudo_likelihood", l1_J=5.).parameters["l1_J"] == 5
