@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Regulators', 'fit_regulators', 'program_regulators', 'plot_regulators']
 
-# %% ../nbs/03h_regulators.ipynb #0e217593
+# %% ../nbs/03h_regulators.ipynb #6233e7d4
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from .gene_networks import GeneSpins, gene_spins
 from .model import check_spins
 from .programs import Programs
 
-# %% ../nbs/03h_regulators.ipynb #023fb83e
+# %% ../nbs/03h_regulators.ipynb #e74f6469
 _FIELD_PULL = 1. # on a sample's field, towards the mean of all, in cells
 
 def _expected(f, a):
@@ -44,7 +44,7 @@ def _nuisance(s, rest, row, n, a, h):
     loss = (log_z - a * s**2 - s * (h[row] + rest)).sum() + _FIELD_PULL / 2 * ((h - h.mean()) ** 2).sum()
     return a, h, loss, residual, variance
 
-# %% ../nbs/03h_regulators.ipynb #4328473d
+# %% ../nbs/03h_regulators.ipynb #8d9fb948
 @njit(cache=True)
 def _lasso_kernel(H, g, w, threshold, new, n_sweeps):
     # minimise g·(new - w) + ½ (new - w)ᵀ H (new - w) + threshold · |new|₁ by coordinate descent; H (p, p), the others (p,) float64; `new` holds the start and the result
@@ -80,8 +80,9 @@ def _sparse_fit(s, X, row, n, C, threshold, start, most_steps=200):
         else: size *= 2
     return w, a, h, loss, False
 
-# %% ../nbs/03h_regulators.ipynb #c372234a
-_STEPS, _RATIO, _CELLS_PER_GENE = 14, 1.5, 10
+# %% ../nbs/03h_regulators.ipynb #b3489b42
+_STEPS, _RATIO, _CELLS_PER_GENE, _CELLS_PER_SAMPLE = 14, 1.5, 50, 25 # fewer cells for each candidate, or in the mean sample, and estimates are too large and errors too small
+_LARGEST = 10. # a larger estimate means that a gene tells the program's level without fail, so that there is no best one
 
 def _chosen_fit(s, X, row, n, C):
     "The sparse fit with the lowest criterion: weights, self term, fields, converged"
@@ -101,7 +102,8 @@ def _chosen_fit(s, X, row, n, C):
 
 def _evidence(s, X, row, n, C, fit):
     "Estimates with all genes and no threshold, and their standard errors"
-    w, a, h, *_ = _sparse_fit(s, X, row, n, C, 0., fit)
+    w, a, h, _, converged = _sparse_fit(s, X, row, n, C, 0., fit)
+    if not converged or np.abs(w).max() > _LARGEST: return np.full((2, len(w)), np.nan)
     mean, square, _ = _expected(h[row] + X @ w, a)
     residual, variance, skew = s - mean, square - mean**2, mean * (1 - square)
     total, total_a = np.bincount(row, variance, n) + _FIELD_PULL, np.bincount(row, skew, n)
@@ -114,7 +116,7 @@ def _evidence(s, X, row, n, C, fit):
     inverse = linalg.pinvh(H)
     return w + inverse @ (X.T @ residual), np.sqrt(np.diag(inverse @ (scores.T @ scores) @ inverse))
 
-# %% ../nbs/03h_regulators.ipynb #c8cc0616
+# %% ../nbs/03h_regulators.ipynb #ede4481a
 @dataclass(frozen=True, eq=False, repr=False)
 class Regulators:
     "What each candidate gene adds to the field of each program"
@@ -145,7 +147,7 @@ def _within(X, row, n):
     X = X - (np.stack([np.bincount(row, x, n) for x in X.T], axis=1) / np.maximum(np.bincount(row, minlength=n), 1)[:, None])[row]
     return X.T @ X / len(X)
 
-# %% ../nbs/03h_regulators.ipynb #9b110550
+# %% ../nbs/03h_regulators.ipynb #0f871739
 def fit_regulators(
     spins: np.ndarray, # (n_cells, n_programs), values -1, 0, 1
     genes: GeneSpins, # levels of the candidates in the same cells
@@ -157,15 +159,19 @@ def fit_regulators(
     "Sparse weights and evidence for every candidate and program; raises `ValueError` on arrays that do not fit together"
     spins = check_spins(spins)
     names = [f"P{i + 1}" for i in range(spins.shape[1])] if names is None else [str(name) for name in names]
-    if len(names) != spins.shape[1]: raise ValueError(f"names must have one name per program, {spins.shape[1]}, got {len(names)}")
+    if len(set(names)) != spins.shape[1]: raise ValueError(f"names must have one name per program, {spins.shape[1]}, got {len(set(names))}")
+    if not isinstance(genes, GeneSpins): raise ValueError(f"genes must be GeneSpins (see gene_spins), got {type(genes).__name__}")
     if len(genes.spins) != len(spins): raise ValueError(f"genes must have one row per cell, {len(spins)}, got {len(genes.spins)}")
     if len(sample_id) != len(spins): raise ValueError(f"sample_id must have one entry per cell, {len(spins)}, got {len(sample_id)}")
     excluded = np.zeros((len(names), len(genes.names)), bool) if excluded is None else np.asarray(excluded, bool)
     if excluded.shape != (len(names), len(genes.names)): raise ValueError(f"excluded must be programs × genes, {(len(names), len(genes.names))}, got {excluded.shape}")
     if excluded.all(1).any(): raise ValueError(f"excluded must leave every program a candidate, {names[int(excluded.all(1).argmax())]!r} has none")
-    row, n = pd.factorize(np.asarray(sample_id))[0], len(np.unique(np.asarray(sample_id)))
-    X, evident = genes.spins.astype(np.float64), len(spins) >= _CELLS_PER_GENE * len(genes.names)
-    if not evident: logger.warning("%d cells are too few for evidence on %d candidates (ten cells for each): weights only", len(spins), len(genes.names))
+    row, samples = pd.factorize(np.asarray(sample_id))
+    if (row < 0).any(): raise ValueError(f"sample_id must be known for every cell, {(row < 0).sum()} cells have none")
+    X, n = genes.spins.astype(np.float64), len(samples)
+    evident = len(spins) >= max(_CELLS_PER_GENE * len(genes.names), _CELLS_PER_SAMPLE * n)
+    if not evident: logger.warning("%d cells are too few for evidence on %d candidates in %d samples (%d for each candidate, %d for each sample): weights only",
+                                   len(spins), len(genes.names), n, _CELLS_PER_GENE, _CELLS_PER_SAMPLE)
     tables, converged = np.full((3, *excluded.shape), np.nan), np.ones(len(names), bool)
     with threadpool_limits(1 if X.shape[1] < 100 else None, user_api="blas"):
         C = _within(X, row, n)
@@ -180,7 +186,7 @@ def fit_regulators(
     if not converged.all(): logger.warning("fits of %s stopped before they converged", ", ".join(np.array(names)[~converged]))
     return Regulators(*tables, names, list(genes.names), converged)
 
-# %% ../nbs/03h_regulators.ipynb #073cabad
+# %% ../nbs/03h_regulators.ipynb #b769c4a0
 def program_regulators(
     adata: ad.AnnData, # prepared: X log-normalised; obs[sample_key]
     programs: Programs, # names and genes

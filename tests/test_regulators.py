@@ -89,6 +89,19 @@ def test_too_few_cells_give_weights_only(caplog):
     assert "too few for evidence" in caplog.text and np.isnan(found.estimate).all() and found.to_frame()["q"].isna().all()
 
 
+def test_no_evidence_where_a_gene_tells_the_program_without_fail(driven):
+    spins, genes, sample = driven
+    same = spins.copy()
+    same[:, 0] = genes.spins[:, 5]
+    found = fit_regulators(same, genes, sample)
+    assert np.isnan(found.estimate[0]).all() and found.weight[0, 5] > 1 and np.isfinite(found.estimate[1]).all()
+
+
+def test_no_evidence_where_samples_are_small(driven):
+    spins, genes, _ = driven
+    assert np.isnan(fit_regulators(spins, genes, np.arange(len(spins)) // 10).estimate).all()
+
+
 @pytest.fixture(scope="module")
 def screen(screen, programs):
     "Prepared screen, programs, their spins"
@@ -119,7 +132,9 @@ def test_refusals(screen, driven):
     for arguments, options, told in [((spins[:5], genes, sample), {}, "genes must have one row per cell"), ((spins, genes, sample[:3]), {}, "sample_id must have one entry per cell"),
                                      ((spins, genes, sample), dict(names=["a"]), "names must have one name per program"),
                                      ((spins, genes, sample), dict(excluded=np.ones((2, 12))), "leave every program a candidate"),
-                                     ((spins + 0.5, genes, sample), {}, "spins")]:
+                                     ((spins + 0.5, genes, sample), {}, "spins"), ((spins, genes.spins, sample), {}, "genes must be GeneSpins"),
+                                     ((spins, genes, np.where(sample == 0, np.nan, sample)), {}, "sample_id must be known for every cell"),
+                                     ((spins, genes, sample), dict(names=["a", "a"]), "names must have one name")]:
         with pytest.raises(ValueError, match=told): fit_regulators(*arguments, **options)
 
 
