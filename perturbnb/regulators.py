@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Regulators', 'fit_regulators', 'program_regulators', 'plot_regulators']
 
-# %% ../nbs/03h_regulators.ipynb #6233e7d4
+# %% ../nbs/03h_regulators.ipynb #ca2bab7c
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from .gene_networks import GeneSpins, gene_spins
 from .model import check_spins
 from .programs import Programs
 
-# %% ../nbs/03h_regulators.ipynb #e74f6469
+# %% ../nbs/03h_regulators.ipynb #9d3e9b6a
 _FIELD_PULL = 1. # on a sample's field, towards the mean of all, in cells
 
 def _expected(f, a):
@@ -44,7 +44,7 @@ def _nuisance(s, rest, row, n, a, h):
     loss = (log_z - a * s**2 - s * (h[row] + rest)).sum() + _FIELD_PULL / 2 * ((h - h.mean()) ** 2).sum()
     return a, h, loss, residual, variance
 
-# %% ../nbs/03h_regulators.ipynb #8d9fb948
+# %% ../nbs/03h_regulators.ipynb #87d42e80
 @njit(cache=True)
 def _lasso_kernel(H, g, w, threshold, new, n_sweeps):
     # minimise g·(new - w) + ½ (new - w)ᵀ H (new - w) + threshold · |new|₁ by coordinate descent; H (p, p), the others (p,) float64; `new` holds the start and the result
@@ -80,7 +80,7 @@ def _sparse_fit(s, X, row, n, C, threshold, start, most_steps=200):
         else: size *= 2
     return w, a, h, loss, False
 
-# %% ../nbs/03h_regulators.ipynb #b3489b42
+# %% ../nbs/03h_regulators.ipynb #44e3a521
 _STEPS, _RATIO, _CELLS_PER_GENE, _CELLS_PER_SAMPLE = 14, 1.5, 50, 25 # fewer cells for each candidate, or in the mean sample, and estimates are too large and errors too small
 _LARGEST = 10. # a larger estimate means that a gene tells the program's level without fail, so that there is no best one
 
@@ -116,7 +116,7 @@ def _evidence(s, X, row, n, C, fit):
     inverse = linalg.pinvh(H)
     return w + inverse @ (X.T @ residual), np.sqrt(np.diag(inverse @ (scores.T @ scores) @ inverse))
 
-# %% ../nbs/03h_regulators.ipynb #ede4481a
+# %% ../nbs/03h_regulators.ipynb #92818f83
 @dataclass(frozen=True, eq=False, repr=False)
 class Regulators:
     "What each candidate gene adds to the field of each program"
@@ -147,7 +147,7 @@ def _within(X, row, n):
     X = X - (np.stack([np.bincount(row, x, n) for x in X.T], axis=1) / np.maximum(np.bincount(row, minlength=n), 1)[:, None])[row]
     return X.T @ X / len(X)
 
-# %% ../nbs/03h_regulators.ipynb #0f871739
+# %% ../nbs/03h_regulators.ipynb #08995ff3
 def fit_regulators(
     spins: np.ndarray, # (n_cells, n_programs), values -1, 0, 1
     genes: GeneSpins, # levels of the candidates in the same cells
@@ -186,7 +186,7 @@ def fit_regulators(
     if not converged.all(): logger.warning("fits of %s stopped before they converged", ", ".join(np.array(names)[~converged]))
     return Regulators(*tables, names, list(genes.names), converged)
 
-# %% ../nbs/03h_regulators.ipynb #b769c4a0
+# %% ../nbs/03h_regulators.ipynb #bbca048e
 def program_regulators(
     adata: ad.AnnData, # prepared: X log-normalised; obs[sample_key]
     programs: Programs, # names and genes
