@@ -98,14 +98,19 @@ def dspin_fit(planted: Planted, seed: int, method: str = "pseudo_likelihood", **
     return Fit(J, h.T, options.get("num_epoch", 400))
 
 
+def screen(planted: Planted) -> tuple[np.ndarray, pd.DataFrame]:
+    """Sample of each cell, and the table of samples, as `infer_network` takes them."""
+    names = np.array([f"{c:05d}" for c in range(len(planted.h))])
+    return names[planted.sample], pd.DataFrame({"guide": names, "if_control": np.arange(len(names)) < N_CONTROLS}, index=names)
+
+
 def pnb_fit(planted: Planted, seed: int, **options) -> Fit:
     """`infer_network`, fields in the order of the samples."""
-    names = [f"{c:05d}" for c in range(len(planted.h))]
-    samples = pd.DataFrame({"guide": names, "if_control": np.arange(len(names)) < N_CONTROLS}, index=names)
+    sample_id, samples = screen(planted)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        network = pnb.infer_network(planted.spins, np.array(names)[planted.sample], samples=samples, seed=seed, **options)
-    return Fit(network.J, pd.DataFrame(network.h, network.samples.index).loc[names].to_numpy(), path=network.history)
+        network = pnb.infer_network(planted.spins, sample_id, samples=samples, seed=seed, **options)
+    return Fit(network.J, pd.DataFrame(network.h, network.samples.index).loc[samples.index].to_numpy(), path=network.history)
 
 
 def overtaken(runs: list[Run], peers: list[Run], reached: float) -> str:

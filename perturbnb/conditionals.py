@@ -357,8 +357,8 @@ def fit_conditionals(
     uneven = threshold.any() or np.ndim(metric.damping) == 2      # penalties that only the inner problem can take entry by entry
 
     def inverse(g): return np.concatenate([part.ravel() for part in metric.inverse(*objective.parts(g))])
-    def direction(x, g, lifted, pairs): return inner(x, g, pairs) if uneven else _two_loops(g, lifted, pairs)
-    inner = _inner_problem(objective, metric, threshold, moments[0])
+    def direction(x, g, lifted, pairs): return inner(x, g, pairs) if inner else _two_loops(g, lifted, pairs)
+    inner = _inner_problem(objective, metric, threshold, moments[0]) if uneven else None
 
     def record(value, norm):
         rows.append((value, norm / reference, time.perf_counter() - started))

@@ -252,16 +252,22 @@ def _fit_repeat(
     return spectra.astype(np.float32), converged
 
 # %% ../nbs/01b_consensus.ipynb #19d91e6e
-def _own_transcripts_as_controls(adata, X, genes):
-    "A copy of X in which each cell has, of the genes its own guides target, what the controls have"
+def _own_transcripts_as_controls(
+    adata: ad.AnnData, # log-normalised screen
+    X, # (n_cells, n_genes), matrix of the genes that enter; not changed
+    genes: list[str], # their names
+): # the same kind of matrix
+    "X with what the controls have, in each cell, of the genes its own guides target"
     place, (codes, targets) = {gene: g for g, gene in enumerate(genes)}, pd.factorize(adata.obs["target_gene"].astype(str))
     hit = [sorted({place[part] for part in (target, *target.split("+")) if part in place}) for target in targets]
-    cells = np.repeat(np.arange(len(codes)), np.array([len(genes) for genes in hit])[codes])
+    cells = np.repeat(np.arange(len(codes)), np.array([len(own) for own in hit])[codes])
     gene = np.array([g for code in codes for g in hit[code]], dtype=int)
     centre, batches = _levels(adata, X, genes)
-    X = X.copy() if sparse.issparse(X) else np.array(X)
-    change = centre.to_numpy()[batches[cells], gene] - np.asarray(X[cells, gene]).ravel()
-    return (X + sparse.csr_matrix((change.astype(X.dtype), (cells, gene)), X.shape)) if sparse.issparse(X) else X + sparse.coo_matrix((change, (cells, gene)), X.shape).toarray().astype(X.dtype)
+    change = (centre.to_numpy()[batches[cells], gene] - np.asarray(X[cells, gene]).ravel()).astype(X.dtype)
+    if sparse.issparse(X): return X + sparse.csr_matrix((change, (cells, gene)), X.shape)
+    X = np.array(X)
+    X[cells, gene] += change                    # no pair of cell and gene stands twice
+    return X
 
 def _without_own_effect(
     adata: ad.AnnData, # log-normalised screen

@@ -14,7 +14,7 @@ from scipy.special import expit, logsumexp
 
 from .common import check_whole
 from .likelihood import MOST_EXACT, log_partition
-from .model import gibbs_sample
+from .model import _level_moments, gibbs_sample
 from .network import SpinNetwork, _rows_of
 
 # %% ../nbs/03e_escaped_cells.ipynb #14944678
@@ -33,11 +33,9 @@ def _weighted_effects(spins, fields, activity, guide, weight, effects, n_steps, 
     "Newton steps of the effects of all guides at once; `fields` (n_cells, n_spins) is what acts on each spin without the guide"
     def summed(values): return np.stack([np.bincount(guide, weight * column, len(effects)) for column in values.T], axis=1)
     for _ in range(n_steps):
-        f = fields + effects[guide]
-        up, down = np.exp(np.minimum(activity + f, 80)), np.exp(np.minimum(activity - f, 80))
-        mean = (up - down) / (1 + up + down)
+        mean, square, _ = _level_moments(activity, fields + effects[guide])
         slope = summed(spins - mean) - pull * effects
-        effects = effects + np.clip(slope / (summed((up + down) / (1 + up + down) - mean**2) + pull), -1, 1)
+        effects = effects + np.clip(slope / (summed(square - mean**2) + pull), -1, 1)
     return effects
 
 # %% ../nbs/03e_escaped_cells.ipynb #151d7820

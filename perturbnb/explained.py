@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from .common import check_finite, nearest
+from .model import _level_moments
 from .network import SpinNetwork, _rows_of
 from .targets import _false_discovery
 
@@ -19,10 +20,8 @@ def _regression(s, offset, activity, Z, pull=0.1, n_steps=25):
     "Coefficients of one program on Z and their standard errors; `offset` is what other programs contribute"
     b, ridge = np.zeros(Z.shape[1]), pull * np.eye(Z.shape[1])
     for _ in range(n_steps):
-        f = offset + Z @ b
-        up, down = np.exp(np.minimum(activity + f, 80)), np.exp(np.minimum(activity - f, 80))
-        mean = (up - down) / (1 + up + down)
-        bread = Z.T @ (Z * ((up + down) / (1 + up + down) - mean**2)[:, None]) + ridge
+        mean, square, _ = _level_moments(activity, offset + Z @ b)
+        bread = Z.T @ (Z * (square - mean**2)[:, None]) + ridge
         step = np.linalg.solve(bread, Z.T @ (s - mean) - pull * b)
         b = b + np.clip(step, -1, 1)
         if np.abs(step).max() < 1e-6: break
@@ -78,6 +77,7 @@ def explained_responses(
     names = sorted(set(target[~control]))
     Z = np.column_stack([(target[:, None] == np.array(names)) & ~control[:, None], np.ones(len(row)), batches]).astype(float)
     shift, shift_p = _shifts(x, Z, len(names))
+    shift_q, at = _false_discovery(shift_p), np.arange(len(names))
     s, tables = spins.astype(float), []
     offset = s @ network.couplings.T
     for i, program in enumerate(network.names):
@@ -86,9 +86,8 @@ def explained_responses(
         part = shift * full[Z.shape[1]:]                                         # of the change, by each covariate
         change = (plain - full[:Z.shape[1]])[:len(names)]
         most = np.argmax(part * np.sign(change)[:, None], axis=1)
-        at = np.arange(len(names))
         tables.append(pd.DataFrame({"target_gene": names, "program": program, "estimate": plain[at], "se": se[at], "adjusted": full[at], "adjusted_se": full_se[at],
-                                    "reason": np.asarray(covariates.columns, object)[most], "shift": shift[at, most], "shift_q": _false_discovery(shift_p)[at, most]}))
+                                    "reason": np.asarray(covariates.columns, object)[most], "shift": shift[at, most], "shift_q": shift_q[at, most]}))
     return _flagged(pd.concat(tables, ignore_index=True), level)
 
 def _shifts(x, Z, n_targets):

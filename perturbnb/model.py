@@ -67,6 +67,16 @@ def conditional_probabilities(
     weights = np.exp(exponents)
     return weights / weights.sum(axis=-1, keepdims=True)
 
+# %% ../nbs/00a_model.ipynb #4991b3f1
+def _level_moments(
+    activity, # self term, a number or (n_spins,)
+    field, # what acts on each spin, any shape that goes with it
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # mean, mean square, log of what normalises the three probabilities
+    "What one spin is expected to be, given its field; without overflow"
+    small, leaving = np.exp(-np.abs(field)), np.exp(np.clip(activity, -80, 80))        # all weights times e^-|field|
+    both = leaving * (1 + small**2)
+    return np.sign(field) * leaving * (1 - small**2) / (small + both), both / (small + both), np.abs(field) + np.log(small + both)
+
 # %% ../nbs/00a_model.ipynb #ca8fd14a
 @dataclass(frozen=True)
 class Moments:

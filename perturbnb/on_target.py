@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse, stats
 
 from .common import check_whole, logger
+from .targets import _false_discovery
 
 # %% ../nbs/03c_on_target.ipynb #9eaea18e
 def _by_batch(x, batch, n_batches):
@@ -77,9 +78,8 @@ def on_target_change(
             row = {"guide": name, "target_gene": gene, "n_cells": int(mine.sum()), "n_controls": int(others.sum()), "reference": reference}
             rows.append(row | (_own_change(_molecules(adata, gene), mine, others, batch, reference, min_cells) if gene in genes else {"note": "not measured"}))
     table = pd.DataFrame(rows).reindex(columns=["guide", "target_gene", "n_cells", "n_controls", "mean", "control_mean", "log2_fold_change", "se", "p", "q", "reference", "note"])
-    tested = table["p"].notna()
-    if tested.any(): table.loc[tested, "q"] = stats.false_discovery_control(table.loc[tested, "p"].astype(float))
-    return table.astype({name: float for name in ("mean", "control_mean", "log2_fold_change", "se", "p", "q")})
+    table = table.astype({name: float for name in ("mean", "control_mean", "log2_fold_change", "se", "p", "q")})
+    return table.assign(q=_false_discovery(table["p"].to_numpy()))
 
 def _own_change(x, mine, others, batch, reference, min_cells):
     "What a guide did to one gene, and why there is no p where there is none"

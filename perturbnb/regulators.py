@@ -13,27 +13,26 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from numba import njit
-from scipy import linalg, stats
+from scipy import linalg
 from threadpoolctl import threadpool_limits
 
 from .common import logger, nearest
 from .gene_networks import GeneSpins, gene_spins
-from .model import check_spins
+from .model import _level_moments, check_spins
 from .programs import Programs
+from .uncertainty import _tested
 
 # %% ../nbs/03h_regulators.ipynb #9d3e9b6a
 _FIELD_PULL = 1. # on a sample's field, towards the mean of all, in cells
 
-def _expected(f, a):
-    "Expected level, expected square, and log of the normaliser, of a spin with field f and self term a"
-    log_z = np.logaddexp(0, a + np.logaddexp(f, -f))
-    up, down = np.exp(a + f - log_z), np.exp(a - f - log_z)
-    return up - down, up + down, log_z
+def _per_sample(table, row, n):
+    "Sums of the columns over the cells of each sample"
+    return np.stack([np.bincount(row, column, n) for column in table.T], axis=1)
 
 def _nuisance(s, rest, row, n, a, h):
     "Self term and fields that fit best beside `rest`, the part of the genes, by Newton steps; loss, s - <s>, and the variance of each cell"
     for _ in range(30):
-        mean, square, log_z = _expected(h[row] + rest, a)
+        mean, square, log_z = _level_moments(a, h[row] + rest)
         residual, variance, pull = s - mean, square - mean**2, _FIELD_PULL * (h - h.mean())
         g, curve = np.bincount(row, residual, n) - pull, np.bincount(row, variance, n) + _FIELD_PULL
         g_a, cross = (s**2 - square).sum(), np.bincount(row, mean * (1 - square), n)
@@ -81,13 +80,14 @@ def _sparse_fit(s, X, row, n, C, threshold, start, most_steps=200):
     return w, a, h, loss, False
 
 # %% ../nbs/03h_regulators.ipynb #44e3a521
-_STEPS, _RATIO, _CELLS_PER_GENE, _CELLS_PER_SAMPLE = 14, 1.5, 50, 25 # fewer cells for each candidate, or in the mean sample, and estimates are too large and errors too small
+_STEPS, _RATIO = 14, 1.5 # thresholds to try at most, and from one to the next
+_CELLS_PER_GENE, _CELLS_PER_SAMPLE = 50, 25 # fewer cells for each candidate, or in the mean sample, and estimates are too large and errors too small
 _LARGEST = 10. # a larger estimate means that a gene tells the program's level without fail, so that there is no best one
 
 def _chosen_fit(s, X, row, n, C):
     "The sparse fit with the lowest criterion: weights, self term, fields, converged"
     zero = np.zeros(X.shape[1])
-    a, h, loss, residual, _ = _nuisance(s, zero @ X.T, row, n, 0., np.zeros(n))
+    a, h, loss, residual, _ = _nuisance(s, np.zeros(len(s)), row, n, 0., np.zeros(n))
     price, start = np.log(len(s)) + 2 * np.log(max(len(zero), 2)), (zero, a, h)
     best, lowest, worse = (zero, a, h, True), 2 * loss, 0
     for threshold in np.abs(X.T @ residual).max() / _RATIO ** np.arange(1, _STEPS):
@@ -104,10 +104,10 @@ def _evidence(s, X, row, n, C, fit):
     "Estimates with all genes and no threshold, and their standard errors"
     w, a, h, _, converged = _sparse_fit(s, X, row, n, C, 0., fit)
     if not converged or np.abs(w).max() > _LARGEST: return np.full((2, len(w)), np.nan)
-    mean, square, _ = _expected(h[row] + X @ w, a)
+    mean, square, _ = _level_moments(a, h[row] + X @ w)
     residual, variance, skew = s - mean, square - mean**2, mean * (1 - square)
     total, total_a = np.bincount(row, variance, n) + _FIELD_PULL, np.bincount(row, skew, n)
-    sums = np.stack([np.bincount(row, variance * x, n) for x in X.T], axis=1)
+    sums = _per_sample(variance[:, None] * X, row, n)
     slope_a = (square * (1 - square)).sum() - (total_a**2 / total).sum()
     across = skew @ X - total_a @ (sums / total[:, None])
     H = X.T @ (variance[:, None] * X) - sums.T @ (sums / total[:, None]) - np.outer(across, across) / max(slope_a, 1e-9)
@@ -131,11 +131,8 @@ class Regulators:
         "One row per program and candidate, best supported first within each program; q over all"
         table = pd.DataFrame({"program": np.repeat(self.programs, len(self.genes)), "regulator": np.tile(np.asarray(self.genes, object), len(self.programs)),
                               "weight": self.weight.ravel(), "estimate": self.estimate.ravel(), "se": self.se.ravel()}).dropna(subset="weight")
-        table = table.assign(z=table["estimate"] / table["se"])
-        table = table.assign(p=2 * stats.norm.sf(table["z"].abs()), q=np.nan)
-        known = table["p"].notna()
-        if known.any(): table.loc[known, "q"] = stats.false_discovery_control(table.loc[known, "p"])
-        place, size = table["program"].map({name: i for i, name in enumerate(self.programs)}), -(table["z"] if known.any() else table["weight"]).abs().fillna(0)
+        table = _tested(table)
+        place, size = table["program"].map({name: i for i, name in enumerate(self.programs)}), -(table["z"] if table["p"].notna().any() else table["weight"]).abs().fillna(0)
         return table.iloc[np.lexsort([size, place])].reset_index(drop=True)
 
     def __repr__(self):
@@ -144,7 +141,7 @@ class Regulators:
 
 def _within(X, row, n):
     "Covariance of the columns within samples, per cell"
-    X = X - (np.stack([np.bincount(row, x, n) for x in X.T], axis=1) / np.maximum(np.bincount(row, minlength=n), 1)[:, None])[row]
+    X = X - (_per_sample(X, row, n) / np.bincount(row, minlength=n)[:, None])[row]
     return X.T @ X / len(X)
 
 # %% ../nbs/03h_regulators.ipynb #08995ff3
@@ -177,12 +174,13 @@ def fit_regulators(
         C = _within(X, row, n)
         for p, s in enumerate(spins.T.astype(np.float64)):
             at = np.flatnonzero(~excluded[p])
-            if s.min() == s.max(): tables[0, p, at] = 0.
-            if s.min() == s.max(): continue
-            some = np.ascontiguousarray(X[:, at])
-            *fit, converged[p] = _chosen_fit(s, some, row, n, C[np.ix_(at, at)])
+            if s.min() == s.max():
+                tables[0, p, at] = 0.
+                continue
+            some, within = np.ascontiguousarray(X[:, at]), C[np.ix_(at, at)]
+            *fit, converged[p] = _chosen_fit(s, some, row, n, within)
             tables[0, p, at] = fit[0]
-            if evident: tables[1:, p, at] = _evidence(s, some, row, n, C[np.ix_(at, at)], fit)
+            if evident: tables[1:, p, at] = _evidence(s, some, row, n, within, fit)
     if not converged.all(): logger.warning("fits of %s stopped before they converged", ", ".join(np.array(names)[~converged]))
     return Regulators(*tables, names, list(genes.names), converged)
 
