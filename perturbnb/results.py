@@ -258,50 +258,19 @@ def _figures(analysis):
         "network_diagram": (f"Couplings stronger than {threshold:.2f} as a diagram.", lambda: nets.network_diagram(a.network.J, names=a.network.names, modules=a.modules, threshold=threshold)),
         "network_umap": ("The same couplings on the map of the cells.", lambda: nets.network_on_umap(_with_umap(a), a.network, a.programs, positions=a.positions, threshold=threshold)),
         "responses": ("Responses, targets and programs ordered by similarity; small ones (|response| ≤ 0.1) left white.",
-                      lambda: plots.plot_response(a.targets, names=rows, order=a.order, limit=_limit(a.targets.values, 1.5))),
+                      lambda: plots.plot_response(a.targets, names=rows, order=a.order, ax=_page_axes(a), limit=_limit(a.targets.values, 1.5))),
         "groups": ("All responses, with the borders of modules (rows) and groups (columns).",
-                   lambda: plots.plot_response(a.targets, names=rows, threshold=0., modules=a.modules, groups=a.groups, limit=_limit(a.targets.values, 1.5))),
+                   lambda: plots.plot_response(a.targets, names=rows, threshold=0., modules=a.modules, groups=a.groups, ax=_page_axes(a), limit=_limit(a.targets.values, 1.5))),
         "fan": ("Perturbations around the map, group by group, joined to the programs they raise (red) or lower (blue) by more than 0.4.",
                 lambda: nets.perturbation_fan(a.umap, a.positions, a.targets, a.groups, threshold=0.2))}
     if a.direct is not None:
         drawn["evidence"] = ("Estimates, not shrunk: colour by size, area by evidence, a ring around what stands out at a false discovery rate of 5 %.",
-                             lambda: plots.plot_response_dots(a.direct, names=rows, order=a.order, limit=_limit(np.where(a.direct.q < 0.05, a.direct.estimate, 0.), 1.5)))
+                             lambda: plots.plot_response_dots(a.direct, names=rows, order=a.order, ax=_page_axes(a), limit=_limit(np.where(a.direct.q < 0.05, a.direct.estimate, 0.), 1.5)))
     if a.null is not None:
         p = {"targets": a.direct.table["p"], "pseudo-targets made of controls": a.null.table["p"]}
         drawn["qq"] = ("p-values of targets and of pseudo-targets made of control cells, against those of targets that do nothing (line, with a 95 % band).", lambda: pnb.empirical_null.plot_qq(p))
     if a.choice is not None: drawn["program_choice"] = ("Held-out error by number of programs, and the number taken.", lambda: plots.plot_program_choice(a.choice))
     return drawn
-
-def _with_labels(analysis, between):
-    "Programs with their proposed names, as far as these say more"
-    def short(label): return label if len(label) <= 18 else label[:17] + "…"
-    return [name if name == label else f"{name}{between}{short(label)}" for name, label in zip(analysis.programs.names, analysis.labels)]
-
-def _limit(values, usual):
-    "End of the colour scale: the largest value, rounded up, but not above the usual limit"
-    return min(usual, max(0.2, -(-10 * abs(values).max() // 1) / 10))
-
-def _with_umap(analysis):
-    "The screen with its map"
-    screen = analysis.screen.copy()
-    screen.obsm["X_umap"] = analysis.umap
-    return screen
-
-def _draw_figures(analysis, folder):
-    "Draw every figure into `folder`; gives (name, caption, width on the page in pixels)"
-    from matplotlib import pyplot as plt
-
-    folder.mkdir()
-    drawn, widths = _figures(analysis), {}
-    with pnb.plots.style():
-        for name, (_, draw) in drawn.items():
-            axes = draw()
-            fig = getattr(axes, "figure", None) or next(iter(getattr(axes, "flat", axes))).figure
-            fig.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=130)
-            fig.savefig(folder / f"{name}.pdf", bbox_inches="tight")
-            plt.close(fig)
-            widths[name] = min(1050, round(0.65 * plt.imread(folder / f"{name}.png").shape[1]))
-    return [(name, caption, widths[name]) for name, (caption, _) in drawn.items()]
 
 # %% ../nbs/07b_results.ipynb #88bb8da0
 _JOURNAL = ".swap.json" # there: what it tells of is complete, and the next to come must put it in place
