@@ -272,6 +272,45 @@ def _figures(analysis):
     if a.choice is not None: drawn["program_choice"] = ("Held-out error by number of programs, and the number taken.", lambda: plots.plot_program_choice(a.choice))
     return drawn
 
+# %% ../nbs/07b_results.ipynb #7b1e0008
+def _page_axes(analysis):
+    "Axes for targets × programs in the width of a page, so that names can be read there"
+    from matplotlib import pyplot as plt
+
+    n_targets, n_programs = len(analysis.targets.rows), len(analysis.programs.names)
+    return plt.subplots(figsize=(min(4 + 0.25 * n_targets, max(11, 0.1 * n_targets)), 1.5 + 0.24 * n_programs))[1]
+
+def _with_labels(analysis, between):
+    "Programs with their proposed names, as far as these say more"
+    def short(label): return label if len(label) <= 18 else label[:17] + "…"
+    return [name if name == label else f"{name}{between}{short(label)}" for name, label in zip(analysis.programs.names, analysis.labels)]
+
+def _limit(values, usual):
+    "End of the colour scale: the largest value, rounded up, but not above the usual limit"
+    return min(usual, max(0.2, -(-10 * abs(values).max() // 1) / 10))
+
+def _with_umap(analysis):
+    "The screen with its map"
+    screen = analysis.screen.copy()
+    screen.obsm["X_umap"] = analysis.umap
+    return screen
+
+def _draw_figures(analysis, folder):
+    "Draw every figure into `folder`; gives (name, caption, width on the page in pixels)"
+    from matplotlib import pyplot as plt
+
+    folder.mkdir()
+    drawn, widths = _figures(analysis), {}
+    with pnb.plots.style():
+        for name, (_, draw) in drawn.items():
+            axes = draw()
+            fig = getattr(axes, "figure", None) or next(iter(getattr(axes, "flat", axes))).figure
+            fig.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=130)
+            fig.savefig(folder / f"{name}.pdf", bbox_inches="tight")
+            plt.close(fig)
+            widths[name] = min(1050, round(0.65 * plt.imread(folder / f"{name}.png").shape[1]))
+    return [(name, caption, widths[name]) for name, (caption, _) in drawn.items()]
+
 # %% ../nbs/07b_results.ipynb #88bb8da0
 _JOURNAL = ".swap.json" # there: what it tells of is complete, and the next to come must put it in place
 
