@@ -311,9 +311,7 @@ def _draw_figures(analysis, folder):
             widths[name] = min(1050, round(0.65 * plt.imread(folder / f"{name}.png").shape[1]))
     return [(name, caption, widths[name]) for name, (caption, _) in drawn.items()]
 
-# %% ../nbs/07b_results.ipynb #88bb8da0
-_JOURNAL = ".swap.json" # there: what it tells of is complete, and the next to come must put it in place
-
+# %% ../nbs/07b_results.ipynb #7b1e0030
 @contextmanager
 def _locked(
     out: Path, # the results folder; made if it is not there
@@ -329,6 +327,9 @@ def _locked(
     finally: lock.release()
 
 def _unwritable(out, error): return ValueError(f"out must be a folder that can be written, got {str(out)!r}: {error.strerror or error}")
+
+# %% ../nbs/07b_results.ipynb #7b1e0032
+_JOURNAL = ".swap.json" # there: what it tells of is complete, and the next to come must put it in place
 
 def _begin_swap(part, out):
     "All that was written to the hidden folder counts from now on"
@@ -360,6 +361,7 @@ def _finish_swap(out):
     _sync(out)
     (out / _JOURNAL).unlink()
 
+# %% ../nbs/07b_results.ipynb #88bb8da0
 def _hidden_folder(out):
     "An empty folder for a run, after whatever runs before it left behind"
     try:
