@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ad', 'pd', 'logger', 'set_verbosity', 'nearest', 'check_finite', 'check_whole', 'is_number', 'check_flag',
-           'check_choice', 'check_jobs', 'check_kind', 'check_frame', 'as_numbers', 'as_list', 'seeds_for',
+           'check_choice', 'check_jobs', 'check_kind', 'check_frame', 'as_numbers', 'as_list', 'as_labels', 'seeds_for',
            'written_whole']
 
 # %% ../nbs/00_common.ipynb #bd733da9
@@ -104,7 +104,8 @@ def check_kind(
     *kinds: type, # what it may be
 ) -> None:
     "Raise `ValueError` unless `value` is of one of the classes"
-    if not isinstance(value, kinds): raise ValueError(f"{name} must be of class {' or '.join(kind.__name__ for kind in kinds)}, got {type(value).__name__}")
+    wanted = " or ".join(kind.__name__ for kind in kinds)
+    if not isinstance(value, kinds): raise ValueError(f"{name} must be {'an' if wanted[0] in 'AEIOU' else 'a'} {wanted}, got {type(value).__name__}")
 
 def check_frame(
     name: str, # the argument's name, for the message
@@ -124,12 +125,18 @@ def check_frame(
 def as_numbers(
     name: str, # the argument's name, for the message
     values, # array, DataFrame or nested list
+    *,
+    gaps: bool = False, # whether NaN and infinity may occur
 ) -> np.ndarray: # float64
-    "A dense array of finite numbers; raises `ValueError` where that cannot be made"
+    "A dense array of numbers, finite unless `gaps`; raises `ValueError` where that cannot be made"
     if sparse.issparse(values): raise ValueError(f"{name} must be a dense array, got a sparse one; {name}.toarray() makes one")
-    try: array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error: raise ValueError(f"{name} must be an array of numbers, got {type(values).__name__}: {error}") from error
-    check_finite(name, array)
+    try:
+        array = np.asarray(values)
+        if values is None or array.dtype.kind not in "biufO": raise TypeError(f"its dtype is {array.dtype}")
+        if np.ma.is_masked(values): raise TypeError("some values are masked, fill them in")
+        array = array.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error: raise ValueError(f"{name} must be numeric, got {type(values).__name__}: {error}") from error
+    if not gaps: check_finite(name, array)
     return array
 
 def as_list(
@@ -137,8 +144,21 @@ def as_list(
     values, # what the user gave
 ) -> list: # its entries
     "The entries of a list, array or index; raises `ValueError` on a single value, a table and a text"
-    if isinstance(values, str) or not isinstance(values, Iterable) or np.ndim(values) > 1: raise ValueError(f"{name} must be a list, got {values!r}")
-    return list(values)
+    if isinstance(values, str) or not isinstance(values, Iterable) or len(getattr(values, "shape", (0,))) != 1:
+        raise ValueError(f"{name} must be a list, got {values!r}")
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+def as_labels(
+    name: str, # the argument's name, for the message
+    values, # (n,) what the user gave
+    n: int, # number of cells
+) -> np.ndarray: # (n,) of str
+    "One label per cell, as text; raises `ValueError` where there are more, fewer, or some are missing"
+    values = values if isinstance(values, pd.Series) else as_list(name, values)
+    labels = pd.Series(values, dtype=None if len(values) else object)
+    if len(labels) != n: raise ValueError(f"{name} must have one entry per cell ({n}), got {len(labels)}")
+    if labels.isna().any(): raise ValueError(f"{name} must not be missing, got {labels.isna().sum()} NaN")
+    return labels.astype(str).to_numpy(dtype=object)
 
 # %% ../nbs/00_common.ipynb #38858e07
 def seeds_for(
