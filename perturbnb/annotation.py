@@ -23,6 +23,7 @@ from scipy.stats import false_discovery_control, hypergeom, rankdata
 from .common import _stored_values, as_list, check_finite, check_kind, check_whole, is_number, logger, nearest
 from .consensus import _levels, _without_own_effect
 from .gram import _blocks, _checked_matrix, gene_scale
+from .out_of_core import _computed, _summed
 from .preprocess import G2M_GENES, MIN_MARKERS, S_GENES
 from .programs import Programs, _columns, _strengths, _usage
 
@@ -299,7 +300,7 @@ def _share_found(
 
 def _log_normalised(adata, genes): # (n_cells, len(genes)) matrix of an AnnData that holds no counts
     X = _columns(adata, genes)
-    values = _stored_values(X)[:1_000_000]
+    values = _stored_values(_computed(X[:5000])[0])[:1_000_000]
     if values.any() and (values % 1 == 0).all(): raise ValueError("adata.X must be log-normalised as for the programs, it holds whole numbers, as counts do")
     return X
 
@@ -387,7 +388,7 @@ def adopt_programs(
     left_out = sorted({*perturbed, *(gene for gene in programs.left_out if gene in adata.var_names)})
     levels = (centre.to_numpy(), batches) if signed else (None, None)
     strength = _strengths(X, spectra, scale, *levels)
-    total = sum((((block - (levels[0][batches[rows]] if signed else 0)) / scale) ** 2).sum() for rows, block in _blocks(X))
+    total = _summed(lambda X, at: sum((((block - (levels[0][at[rows]] if signed else 0)) / scale) ** 2).sum() for rows, block in _blocks(X)), X, batches if signed else np.zeros(X.shape[0], int))
     return replace(programs, usage=_usage(fair, spectra, scale, np.isin(genes, left_out), *levels), spectra=spectra, genes=genes, scale=scale, left_out=left_out, centre=centre,
                    loss=np.array([total - strength.sum()]), explained=strength / total, stability=np.full(len(spectra), np.nan),
                    parameters=programs.parameters | {"adopted": True, "genes_missing": int((~found).sum())})

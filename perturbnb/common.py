@@ -171,6 +171,15 @@ def seeds_for(
     return root.spawn(n_tasks)
 
 # %% ../nbs/00_common.ipynb #d2e1995f
+def _sync(
+    path: str | Path, # a file or a folder
+) -> None:
+    "Wait until the disk has it; where the system does not offer that (Windows), do nothing"
+    if os.name != "posix": return
+    opened = os.open(path, os.O_RDONLY)
+    try: os.fsync(opened)
+    finally: os.close(opened)
+
 @contextmanager
 def written_whole(
     path: str | Path, # where the file shall be
@@ -183,7 +192,9 @@ def written_whole(
     part = path.with_name(f".{uuid4().hex[:8]}.part.{path.name}")
     try:
         yield part
+        _sync(part)
         os.replace(part, path)
+        _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
