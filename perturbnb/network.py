@@ -71,8 +71,7 @@ class SpinNetwork:
         seed: int = 0, # of annealed importance sampling, where there are too many spins to sum over all states
     ) -> np.ndarray: # (n_cells,)
         "Log-probability of each cell under the field of its sample; raises `ValueError` on a directed network"
-        check_whole("seed", seed, 0)
-        spins, row = _rows_of(self, spins, sample_id, "log_likelihood")
+        (spins, row), seed = _rows_of(self, spins, sample_id, "log_likelihood"), check_whole("seed", seed, 0)
         return log_likelihood(self.J, self.h, spins, row, seed=seed)
 
     def sample(self,
@@ -91,8 +90,7 @@ class SpinNetwork:
         layers: dict[str, np.ndarray] | None = None, # further tables to keep with it, each (n_samples, n_spins)
     ) -> None:
         "Write the network; the file appears whole or not at all"
-        if layers is not None: check_kind("layers", layers, dict)
-        _write_network(self, path, layers or {})
+        _write_network(self, path, {} if layers is None else layers)
 
     @staticmethod
     def load(
@@ -138,6 +136,7 @@ FORMAT_VERSION = 2
 
 def _write_network(network, path, layers):
     "As AnnData, samples × spins, in one file"
+    check_kind("layers", layers, dict)
     for name, table in layers.items():
         if np.shape(table) != network.h.shape: raise ValueError(f"layers must be tables of shape {network.h.shape}, got {np.shape(table)} for {name!r}")
     adata = AnnData(network.h, obs=network.samples.copy(), var=pd.DataFrame(index=network.names), layers=layers)
