@@ -8,9 +8,10 @@ __all__ = ['on_target_change', 'plot_on_target']
 # %% ../nbs/03c_on_target.ipynb #9a4b02ba
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy import sparse, stats
 
-from .common import check_whole, logger
+from .common import check_kind, check_whole, logger
 from .out_of_core import _stacked
 from .targets import _false_discovery
 
@@ -40,6 +41,8 @@ def _compared(x, x0, batch, batch0, n_batches):
 # %% ../nbs/03c_on_target.ipynb #d3340ead
 def _checked_screen(adata):
     "Guide, target, control flag and batch of each cell; raises `ValueError` on a screen that was not prepared"
+    check_kind("adata", adata, AnnData)
+    if adata.X is None: raise ValueError("adata must hold log-normalised expression, got no X")
     missing = [key for key in ("guide", "target_gene", "if_control") if key not in adata.obs]
     if missing: raise ValueError(f"adata must come from prepare_screen, its obs has no column {missing[0]!r}")
     control = adata.obs["if_control"]
