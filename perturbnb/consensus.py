@@ -21,11 +21,12 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from .common import _progress, _stored_values, check_whole, logger, nearest, seeds_for
+from .common import _progress, _stored_values, check_flag, check_jobs, check_kind, check_whole, is_number, logger, nearest, seeds_for
 from .gene_clusters import _assign, _fit_gram, _fit_spectra
 from .gram import _centre_gram, _checked_matrix, _reference_means, _scale_of, _sums, gene_gram
+from .model import check_spins
 from .out_of_core import _is_lazy, _mapped, _summed, _unbacked
-from .programs import Programs, _check_flag, _check_norm, _check_number, _is_number, _overlapping, _squared_norm, _strengths, _upright, _usage
+from .programs import Programs, _check_norm, _check_number, _overlapping, _squared_norm, _strengths, _upright, _usage
 
 # %% ../nbs/01b_consensus.ipynb #50be0a9b
 Balance = Literal["sqrt", "equal", "proportional", "none"]
@@ -109,7 +110,8 @@ def _groups(
     if balance == "none":
         if min_group_cells: raise ValueError(f"min_group_cells must be 0 with balance='none', which knows no groups, got {min_group_cells}")
         return np.zeros(adata.n_obs, int)
-    if balance_key not in adata.obs: raise ValueError(f"balance_key must be a column of adata.obs, got {balance_key!r}; {nearest(balance_key, adata.obs.columns)}; or use balance='none'")
+    if not isinstance(balance_key, str) or balance_key not in adata.obs:
+        raise ValueError(f"balance_key must be a column of adata.obs, got {balance_key!r}; {nearest(balance_key, adata.obs.columns)}; or use balance='none'")
     codes = pd.factorize(adata.obs[balance_key])[0]
     if (codes < 0).any(): raise ValueError(f"balance_key {balance_key!r} must give every cell a group, {(codes < 0).sum()} cells have none")
     sizes = np.bincount(codes)
@@ -175,7 +177,7 @@ def _prepared(
 ) -> _Prepared:
     "Check the screen and take from it what enters"
     if not adata.var_names.is_unique: raise ValueError(f"adata must have unique var_names, {adata.var_names[adata.var_names.duplicated()][0]!r} occurs more than once")
-    if not (_is_number(min_cell_fraction) and 0 <= min_cell_fraction <= 1): raise ValueError(f"min_cell_fraction must be a share from 0 to 1, got {min_cell_fraction!r}")
+    if not (is_number(min_cell_fraction) and 0 <= min_cell_fraction <= 1): raise ValueError(f"min_cell_fraction must be a share from 0 to 1, got {min_cell_fraction!r}")
     X, groups, prior = _checked_matrix(adata.X, "adata.X"), _groups(adata, balance, balance_key, min_group_cells), _prior_labels(prior_programs, adata.var_names)
     shaping = groups >= 0
     known = _survey(X, shaping)
@@ -310,10 +312,6 @@ def _label_by_consensus(
     return np.where(votes.any(0), labels, by_projection), stability
 
 # %% ../nbs/01b_consensus.ipynb #eb0828f8
-def _check_jobs(n_jobs):
-    if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or (n_jobs < 1 and n_jobs != -1):
-        raise ValueError(f"n_jobs must be at least 1, or -1 for all cores, got {n_jobs!r}")
-
 def _check_room(
     n_programs: int, # number of programs, prior programs included
     n_prior: int, # prior programs
@@ -342,8 +340,8 @@ def find_programs(
     n_jobs: int = 1, # repeats fitted at the same time, -1: as many as there are cores; the result is the same
 ) -> Programs:
     "Consensus gene programs of a screen; raises `ValueError` on bad input or where programs do not come back"
-    check_whole("n_repeats", n_repeats, 1), check_whole("overlap", overlap, 1), _check_jobs(n_jobs), _check_flag("signed", signed)
-    if not (_is_number(density_threshold) and density_threshold > 0): raise ValueError(f"density_threshold must be a distance above 0, got {density_threshold!r}")
+    check_whole("n_repeats", n_repeats, 1), check_whole("overlap", overlap, 1), check_jobs(n_jobs), check_flag("signed", signed)
+    if not (is_number(density_threshold) and density_threshold > 0): raise ValueError(f"density_threshold must be a distance above 0, got {density_threshold!r}")
     adata = _opened(adata)
     screen, n_prior = _prepared(adata, balance, balance_key, min_group_cells, min_cell_fraction, prior_programs), len(prior_programs or {})
     X, scale, shaping, free = screen.X, screen.scale, _rows(screen.X, screen.shaping), screen.prior < 0
@@ -389,14 +387,17 @@ def store_programs(
     spins: np.ndarray, # (n_cells, n_programs) int8, from `discretize`
 ) -> ad.AnnData: # a copy, with obsm["X_onmf"], obsm["spins"], varm["onmf"], uns["perturbnb"]["programs"]
     "Copy of `adata` with programs and spins; raises `ValueError` where cells or genes do not fit"
-    for name, array in (("programs.usage", programs.usage), ("spins", np.asarray(spins))):
+    check_kind("adata", adata, ad.AnnData), check_kind("programs", programs, Programs)
+    spins = check_spins(spins)
+    for name, array in (("programs.usage", programs.usage), ("spins", spins)):
         if array.shape != (adata.n_obs, len(programs.names)): raise ValueError(f"{name} must be {adata.n_obs} cells × {len(programs.names)} programs, got shape {array.shape}")
+    if not adata.var_names.is_unique: raise ValueError(f"adata must have unique var_names, {adata.var_names[adata.var_names.duplicated()][0]!r} occurs more than once")
     where = adata.var_names.get_indexer(programs.genes)
     if (where < 0).any(): raise ValueError(f"adata must have every gene of the programs, {(where < 0).sum()} are missing")
     stored = _unbacked(adata).copy()
     loadings = np.zeros((adata.n_vars, len(programs.names)), np.float32)
     loadings[where] = programs.spectra.T
-    stored.obsm["X_onmf"], stored.obsm["spins"], stored.varm["onmf"] = programs.usage, np.asarray(spins, dtype=np.int8), loadings
+    stored.obsm["X_onmf"], stored.obsm["spins"], stored.varm["onmf"] = programs.usage, spins, loadings
     summary = {"names": np.array(programs.names), "explained": programs.explained, "stability": programs.stability, "loss": programs.loss,
                "left_out": np.array(programs.left_out, dtype=str), "converged": programs.converged, "parameters": json.dumps(programs.parameters)}
     stored.uns["perturbnb"] = {**stored.uns.get("perturbnb", {}), "programs": summary}

@@ -24,7 +24,7 @@ import scanpy as sc
 from scipy import sparse
 
 import perturbnb
-from .common import check_finite, nearest
+from .common import check_finite, check_flag, check_kind, is_number, nearest
 from .out_of_core import _is_lazy, _mapped, _stacked, _summed
 
 logger = logging.getLogger("perturbnb")
@@ -49,7 +49,7 @@ def _listed(names, limit=12) -> str:
 
 def _column(table: pd.DataFrame, key: str, argument: str, where="obs") -> pd.Series:
     "Column `key` of `table`; a missing one is an error that names `argument`"
-    if key in table.columns: return table[key]
+    if isinstance(key, (str, int)) and key in table.columns: return table[key]
     raise ValueError(f"{argument}={key!r} is not a column of {where}: {nearest(key, table.columns)}")
 
 # %% ../nbs/00_preprocess.ipynb #5f04615b
@@ -154,12 +154,14 @@ def _carried_guides(
     guide_key: str | None, guide_counts_key: str | None, guide_names_key: str,
     min_guide_share: float, guide_separator: str | None,
 ) -> np.ndarray: # (n_cells,) of str, combinations in sorted order, None where a cell has no guide
+    if guide_separator is not None: check_kind("guide_separator", guide_separator, str)
+    if guide_counts_key is not None: check_kind("guide_counts_key", guide_counts_key, str)
     if (guide_key is None) == (guide_counts_key is None):
         likely = [f" Is it guide_key={c!r}?" for c in adata.obs if re.search("guide|grna|perturb", str(c), re.I)]
         raise ValueError("guide_key (a column of obs) or guide_counts_key (guide UMIs in obsm) is required, one of the two."
                          + "".join(likely[:1]) + f" Columns: {_listed(adata.obs)}; obsm: {_listed(adata.obsm)}")
     if guide_key is not None:
-        if guide_key in adata.obsm and guide_key not in adata.obs: raise ValueError(f"guide_key={guide_key!r} lies in obsm: guide_counts_key={guide_key!r}")
+        if isinstance(guide_key, str) and guide_key in adata.obsm and guide_key not in adata.obs: raise ValueError(f"guide_key={guide_key!r} lies in obsm: guide_counts_key={guide_key!r}")
         labels = _labels(_column(adata.obs, guide_key, "guide_key"))
     else:
         if guide_counts_key not in adata.obsm: raise ValueError(f"guide_counts_key={guide_counts_key!r} is not in obsm: {nearest(guide_counts_key, adata.obsm)}")
@@ -411,13 +413,15 @@ def _name_samples(screen: ad.AnnData, batch: np.ndarray | None):
 # %% ../nbs/00_preprocess.ipynb #9f219fe6
 def _check_options(options: dict):
     "Ranges and words of `prepare_screen`'s options"
+    for name in ("cell_cycle", "keep_raw", "copy"): check_flag(name, options[name])
+    check_kind("target_pattern", options["target_pattern"], str, re.Pattern), check_kind("guide_names_key", options["guide_names_key"], str)
     if options["multi_guide"] not in ("drop", "keep"): raise ValueError(f"multi_guide must be 'drop' or 'keep', got {options['multi_guide']!r}")
     if options["control"] is not None and options["control_key"] is not None: raise ValueError("control and control_key both name the controls; give one of them")
     for name, low, high in [("min_guide_share", 0, 1), ("max_mito_percent", 0, 100), ("min_cell_fraction", 0, 1), ("min_genes", 0, np.inf),
-                            ("min_cells_per_guide", 0, np.inf), ("max_genes", 1, np.inf), ("target_sum", 1e-9, np.inf)]:
+                            ("min_cells_per_guide", 0, np.inf), ("max_genes", 1, np.inf), ("target_sum", 1e-9, 1e12)]:
         value = options[name]
         if value is None and name in ("max_mito_percent", "min_genes", "max_genes"): continue
-        if isinstance(value, (bool, str)) or not np.isscalar(value) or not low <= value <= high:
+        if not is_number(value) or not low <= value <= high:
             raise ValueError(f"{name} must be a number between {low:g} and {high:g}, got {value!r}")
     if options["guide_counts_key"] is not None and options["multi_guide"] == "keep" and options["min_guide_share"] >= 0.5:
         raise ValueError("multi_guide='keep' with guide counts needs min_guide_share below 0.5: no two guides can each hold more than half")
@@ -555,6 +559,7 @@ def summarise_screen(
     screen: ad.AnnData, # from `prepare_screen`
 ) -> pd.DataFrame: # one row per step: step, unit, before, removed, kept, reason
     "What each step of the preparation removed; raises `ValueError` on a screen that was not prepared"
+    check_kind("screen", screen, ad.AnnData)
     if "perturbnb" not in screen.uns: raise ValueError("screen has no uns['perturbnb']; run prepare_screen first")
     removed = screen.uns["perturbnb"]["removed"].copy()
     removed.insert(4, "kept", removed.before - removed.removed)

@@ -21,7 +21,7 @@ from scipy.stats import chi2
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from .common import _read_result, _stored_values, check_whole, seeds_for, written_whole
+from .common import _read_result, _stored_values, check_flag, check_whole, is_number, seeds_for, written_whole
 from .gene_clusters import ImplicitGram, _embedding, _fit_gram, _fit_spectra, _norms, _unit_rows
 from .gram import _blocks, _centre_gram, _checked_matrix, _n_threads, _reference_means, gene_gram, nonnegative_usage
 from .multiplicative import _multiplicative
@@ -253,12 +253,6 @@ def _fit_cells(
     return (cells.X @ directions.T).T / np.sqrt(strength)[:, None], strength, losses, converged
 
 # %% ../nbs/01_onmf.ipynb #c6683102
-def _check_flag(name: str, value) -> None:
-    "Refuse what is neither True nor False, such as 'yes', which Python takes for true"
-    if not isinstance(value, (bool, np.bool_)): raise ValueError(f"{name} must be True or False, got {value!r}")
-
-def _is_number(value) -> bool: return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
 def _check_norm(name: str, squared_norm: float) -> None:
     "Refuse values whose squares, summed and squared again, are more than single precision can hold"
     if not squared_norm < 1e18: raise ValueError(f"{name} must have a squared norm below 1e18, got {squared_norm:.1e}; divide {name} by a constant")
@@ -271,10 +265,10 @@ def _check_options(solver, orthogonal, signed, overlap, tol) -> None:
     "Refuse options of `onmf` that do not exist or do not go together"
     if solver not in ("em", "mu"): raise ValueError(f"solver must be 'em' or 'mu', got {solver!r}")
     if orthogonal not in ("genes", "cells"): raise ValueError(f"orthogonal must be 'genes' or 'cells', got {orthogonal!r}")
-    check_whole("overlap", overlap, 1), _check_flag("signed", signed)
+    check_whole("overlap", overlap, 1), check_flag("signed", signed)
     if solver == "mu" and (signed or overlap != 1): raise ValueError("solver='mu' knows neither signed nor overlapping programs; use solver='em'")
     if orthogonal == "cells" and (signed or overlap != 1 or solver == "mu"): raise ValueError("orthogonal='cells' goes with solver='em' only, and neither with signed nor with overlap")
-    if not (_is_number(tol) and tol >= 0): raise ValueError(f"tol must be a number of at least 0, got {tol!r}")
+    if not (is_number(tol) and tol >= 0): raise ValueError(f"tol must be a number of at least 0, got {tol!r}")
 
 def _check_number(
     n_programs: int, # what the user gave

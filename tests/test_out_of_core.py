@@ -159,3 +159,19 @@ def test_result_depends_on_blocks_only_in_rounding(path):
     sums = [_summed(gram, pnb.open_screen(path, chunk_cells=cells).X) for cells in (100, 100, 1999)]
     np.testing.assert_array_equal(sums[0], sums[1])
     np.testing.assert_allclose(sums[0], sums[2], rtol=1e-6)
+
+
+def test_own_transcripts_are_the_same(prepared, on_disk, monkeypatch):
+    monkeypatch.setattr("perturbnb.on_target._GENES_AT_ONCE", 7)
+    whole, blocks = (pnb.on_target_change(screen) for screen in (prepared, on_disk))
+    assert whole["p"].notna().sum() > 20
+    pd.testing.assert_frame_equal(blocks, whole, rtol=1e-5)
+
+
+def test_map_of_a_sample(prepared, on_disk):
+    whole, blocks = (pnb.embedding.embed_cells(screen[:300], max_cells=100, seed=1) for screen in (prepared, on_disk))
+    placed = np.isfinite(whole).all(1)
+    assert placed.sum() == 100
+    np.testing.assert_array_equal(np.isfinite(blocks).all(1), placed)
+    np.testing.assert_array_equal(blocks[placed], whole[placed])
+    with pytest.raises(ValueError, match="max_cells must be a whole number of at least 4"): pnb.embedding.embed_cells(prepared, max_cells=2)
