@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .common import check_finite, check_whole
-from .figures import _values_and_names, sign_colours
+from .figures import _values_and_names, sign_colours, style
 from .levels import Levels
 from .number_of_programs import ProgramChoice
 from .panels import Panel, Picture, _checked_number, _rounded, _slider
@@ -60,6 +60,7 @@ def qc_view(
                   sorted(map(str, targets[all_targets & ~left])))
 
 # %% ../nbs/07_panels_cells.ipynb #f6f45456
+@style()
 def _qc_figure(
     screen: ad.AnnData, # prepared
 ) -> Callable[[QcView, dict], Picture]: # draws the cut-offs
@@ -239,7 +240,8 @@ def _levels_code(
     moved = np.flatnonzero((thresholds != start.thresholds).any(axis=1))
     if not len(moved): return f"spins = levels.apply({usage})"
     rows = "\n".join(f"thresholds[{i}] = {thresholds[i, 0]:.6g}, {thresholds[i, 1]:.6g}  # {str(start.names[i])!r}" for i in moved)
-    return f"from dataclasses import replace\n\nthresholds = levels.thresholds.copy()\n{rows}\nlevels = replace(levels, thresholds=thresholds)\nspins = levels.apply({usage})"
+    first, last = "from dataclasses import replace\n\nthresholds = levels.thresholds.copy()", f"levels = replace(levels, thresholds=thresholds)\nspins = levels.apply({usage})"
+    return f"{first}\n{rows}\n{last}"
 
 # %% ../nbs/07_panels_cells.ipynb #1b70f6b2
 def _level_slider(
