@@ -269,11 +269,11 @@ def levels_panel(
     ordered, figure, names = np.sort(usage, axis=0), Figure(figsize=(9, 3.6), dpi=80), [str(name) for name in levels.names]
     chosen = widgets.Dropdown(options=[(name, i) for i, name in enumerate(names)], value=0, description="program", layout=widgets.Layout(width="220px"))
     cuts = [_level_slider(column, two, i == 0) for i, (column, two) in enumerate(zip(ordered.T, levels.thresholds))]
-    first = [_rounded(slider.value) for slider in cuts]
+    first, called = [_rounded(slider.value) for slider in cuts], "programs.usage" if hasattr(programs, "usage") else "usage"
     def show(change):
         for i, slider in enumerate(cuts): slider.layout.display = "" if i == change["new"] else "none"
     chosen.observe(show, names="value")
     def thresholds(values): return np.array([exact if values[f"cuts_{i}"] == first[i] else values[f"cuts_{i}"] for i, exact in enumerate(levels.thresholds)], dtype=float)
     return Panel(dict(program=chosen, **{f"cuts_{i}": slider for i, slider in enumerate(cuts)}),
                  lambda values: levels_view(ordered, replace(levels, thresholds=thresholds(values)), values["program"]),
-                 describe=_describe_levels, draw=lambda view, values: _draw_levels(view, ordered, figure), code=lambda values: _levels_code(thresholds(values), levels, "programs.usage" if hasattr(programs, "usage") else "usage"))
+                 describe=_describe_levels, draw=lambda view, values: _draw_levels(view, ordered, figure), code=lambda values: _levels_code(thresholds(values), levels, called))
