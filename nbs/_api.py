@@ -68,11 +68,16 @@ def option(kind):
     return ast.unparse(what), next((node.value for note in notes for node in ast.walk(note) if isinstance(node, ast.Constant) and isinstance(node.value, str)), "")
 
 
+def fields(cls):
+    "Field -> comment, of a dataclass or named tuple"
+    return dict(re.findall(r"^    (\w+): .*?# (.*)$", inspect.cleandoc("\n" + inspect.getsource(cls)), re.M))
+
+
 def parameters(thing):
     "Rows (parameter, type, default, meaning); `return` stands last, if something is returned"
     function = function_of(thing)
     if not (inspect.isfunction(function) or inspect.isclass(function)): return []
-    comments, rows = {} if inspect.isclass(function) and not is_dataclass(function) else docments(function, returns=True), []
+    comments, rows = fields(function) if inspect.isclass(function) else docments(function, args_kwarg=True, returns=True), []
     for name, (kind, default) in as_written(function).items():
         if name == "return" and kind == "None": continue
         kind, told = option(kind)

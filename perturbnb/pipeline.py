@@ -40,12 +40,12 @@ class Analysis:
     "Everything a screen told, as far as the analysis went"
     screen: "ad.AnnData" # prepared
     choice: "pnb.ProgramChoice | None" = None # None where the number of programs was given
-    programs: "pnb.Programs | None" = None
+    programs: "pnb.Programs | None" = None # those kept
     annotation: "pd.DataFrame | None" = None # one row per program, also of those left out: label, gene_set, share, q, ..., depth, mitochondria, S, G2M, batch, flagged, reasons, kept
     gene_sets: "pd.DataFrame | None" = None # from annotate_programs
     levels: "pnb.Levels | None" = None # thresholds between -1, 0 and +1
     spins: "np.ndarray | None" = None # (n_cells, n_programs) int8
-    network: "pnb.SpinNetwork | None" = None
+    network: "pnb.SpinNetwork | None" = None # of the programs kept
     quality: "pd.Series | None" = None # how well the network fits
     guides: "pnb.Response | None" = None # response of each guide, shrunk: for figures and groups
     targets: "pnb.Response | None" = None # response of each target gene, likewise

@@ -278,7 +278,7 @@ def test_api_has_every_public_name_once(site, filtered):
         members = api.members(module)
         assert set(api.defined(module)) >= set(members), module
         names |= {(module, name): thing for name, thing in members.items()}
-    text = "".join(cell.source for name in ("09_api.ipynb", "09a_api_foundations.ipynb") for cell in filtered[name])
+    text = "\n".join(cell.source for name in ("09_api.ipynb", "09a_api_foundations.ipynb") for cell in filtered[name])
     headings = re.findall(r"^### `pnb\.[\w.]+` \{#([\w-]+)\}$", text, re.M)
     assert sorted(headings) == sorted(api.anchor(*key) for key in names) and len(headings) == len(set(headings))
     import perturbnb
