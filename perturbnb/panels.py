@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .clustering import Modules, network_modules
+from .common import check_number
 from .network_plots import network_diagram, network_positions
 from .plots import _values_and_names, plot_network, style
 
@@ -128,6 +129,7 @@ def network_panel(
 ) -> Panel: # display it as a cell's last value; read `.value`, `.result`, `.code`
     "Turn the threshold of edges and the resolution of modules, and see both networks change"
     J, names = _values_and_names(network, "J", names, "network")
+    check_number("threshold", threshold), check_number("resolution", resolution), check_number("negative_resolution", negative_resolution)
     largest = float(np.abs(J - np.diag(np.diag(J))).max(initial=0))
     positions = network_positions(J, seed=seed)
     modules_at = lru_cache(lambda resolution: network_modules(J, names=names, resolution=resolution, negative_resolution=negative_resolution, seed=seed))
