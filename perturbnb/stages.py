@@ -180,7 +180,7 @@ def _code() -> str:
     files = sorted(Path(pnb.__file__).parent.glob("*.py"))
     return hashlib.blake2b("".join(map(content_hash, files)).encode(), digest_size=16).hexdigest()
 
-# %% ../nbs/07c_stages.ipynb #7c000018
+# %% ../nbs/07c_stages.ipynb #7c0000f0
 _FORMAT = 1 # of the files in the folder
 
 def _contents(folder): # relative path -> hash, of every file in the folder
@@ -193,6 +193,43 @@ def _link(kept, folder, names):
         try: os.link(kept / name, folder / name)
         except OSError: shutil.copy2(kept / name, folder / name)
 
+def _with_files(folder, key, compute):
+    "Results of a stage that writes files, and the files, which are kept under the key"
+    part = folder / f".{uuid4().hex[:8]}.part.{key}"
+    try:
+        part.mkdir()
+        found = compute(part)
+        for path in (*part.rglob("*"), part): _sync(path)
+        shutil.rmtree(folder / key, ignore_errors=True)
+        os.replace(part, folder / key)
+    finally: shutil.rmtree(part, ignore_errors=True)
+    return found, _contents(folder / key)
+
+def _keep(folder, key, found, name, again):
+    "Name of the file that holds a result from now on; a screen is exchanged for the one that was read back"
+    if not isinstance(found[name], ad.AnnData): return _write_value(found[name], folder, again)
+    path = folder / f"{key}.h5ad"
+    pnb.write_screen(found[name], path)
+    found[name] = None      # so that it is not twice in memory
+    found[name] = read_screen(path)
+    return path.name
+
+def _recalled(folder, key):
+    "Results and record that are kept under a key; None and None where there are none, or files are not what was written"
+    try:
+        record = json.loads((folder / f"{key}.json").read_text())
+        if record["files"] and _contents(folder / key) != record["files"]: raise ValueError("a file was changed")
+    except (OSError, ValueError): return None, None
+    found = {}
+    for name, file in record["results"].items():
+        try: found[name] = (read_screen if file.endswith(".h5ad") else _read_value)(folder / file)
+        except ValueError as error:
+            (folder / file).unlink(missing_ok=True)     # to be written again
+            logger.info("%s: %s, it is computed again", key.split("-")[0], error)
+            return None, None
+    return found, record
+
+# %% ../nbs/07c_stages.ipynb #7c000018
 @dataclass
 class Stages:
     "Results of finished stages in a folder, found again by what they were made from"
@@ -200,7 +237,7 @@ class Stages:
     versions: dict[str, str] # of what computes
     restart: bool = False # compute everything, whatever there is
     sources: Sources = field(default_factory=Sources) # files that are read
-    files: dict[str, str | None] = field(default_factory=dict) # result -> the file that holds it
+    files: dict[str, str] = field(default_factory=dict) # result -> the file that holds it
     kept: list[str] = field(default_factory=list) # stages that were not computed
     used: set[str] = field(default_factory=set) # what of the folder this run needs
 
@@ -217,12 +254,12 @@ class Stages:
     ) -> dict: # results by name
         "The results of a stage, computed or kept from before"
         key = self._key(stage, reads, options or {})
-        record = None if self.restart else self._found(key)
-        if record is not None:
-            try: found = {name: self._read(file) for name, file in record["results"].items()}
-            except ValueError as error: record = logger.info("%s: %s, it is computed again", stage, error)
+        found, record = (None, None) if self.restart else _recalled(self.folder, key)
         if record is None: found, record = self._computed(key, compute, folder is not None)
-        else: self._tell(stage, record)
+        else:
+            self.kept.append(stage)
+            logger.info("%s: kept from before", stage)
+            for message in record["warnings"]: logger.warning("%s", message)
         self.files |= record["results"]
         self.used |= {f"{key}.json", key, *record["results"].values()}
         if folder is not None: _link(self.folder / key, folder, record["files"])
@@ -231,59 +268,16 @@ class Stages:
     def tidy(self) -> None:
         "Remove what this run did not need"
         for path in self.folder.iterdir():
-            if path.name in self.used: continue
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.name not in self.used: shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _key(self, stage, reads, options):
         told = {name: self.sources.hash(value) if isinstance(value, Path) else _digest(_packed(value, arrays := []), arrays) for name, value in sorted(options.items())}
-        made_from = [stage, {name: self.files.get(name) for name in sorted(reads)}, told, _FORMAT, self.versions]
-        return f"{stage}-{_digest(made_from, [])}"
-
-    def _found(self, key):
-        "The record of that key; None where there is none, or where files are not as they were"
-        try: record = json.loads((self.folder / f"{key}.json").read_text())
-        except (OSError, ValueError): return None
-        return record if not record["files"] or _contents(self.folder / key) == record["files"] else None
-
-    def _tell(self, stage, record):
-        self.kept.append(stage)
-        logger.info("%s: kept from before", stage)
-        for message in record["warnings"]: logger.warning("%s", message)
+        return f"{stage}-{_digest([stage, {name: self.files.get(name) for name in sorted(reads)}, told, _FORMAT, self.versions], [])}"
 
     def _computed(self, key, compute, writes):
         "Compute, and keep; the record comes last and vouches for the rest"
-        with _heard() as warnings:
-            found, files = self._written(key, compute) if writes else (compute(), {})
+        with _heard() as warnings: found, files = _with_files(self.folder, key, compute) if writes else (compute(), {})
         self.sources.check()
-        results = {}
-        for name in found: results[name] = self._write(key, found, name)
-        with written_whole(self.folder / f"{key}.json") as part: part.write_text(json.dumps({"results": results, "files": files, "warnings": warnings}))
-        return found, {"results": results, "files": files}
-
-    def _written(self, key, compute):
-        "Results and files of a stage that writes files"
-        part = self.folder / f".{uuid4().hex[:8]}.part.{key}"
-        try:
-            part.mkdir()
-            found = compute(part)
-            for path in (*part.rglob("*"), part): _sync(path)
-            shutil.rmtree(self.folder / key, ignore_errors=True)
-            os.replace(part, self.folder / key)
-        finally: shutil.rmtree(part, ignore_errors=True)
-        return found, _contents(self.folder / key)
-
-    def _write(self, key, found, name):
-        "File of a result; a screen is exchanged for the one that was read back"
-        if not isinstance(found[name], ad.AnnData): return _write_value(found[name], self.folder, again=self.restart)
-        path = self.folder / f"{key}.h5ad"
-        pnb.write_screen(found[name], path)
-        found[name] = None
-        found[name] = read_screen(path)
-        return path.name
-
-    def _read(self, file):
-        "A result; a file that is damaged goes, to be written again"
-        try: return (read_screen if file.endswith(".h5ad") else _read_value)(self.folder / file)
-        except ValueError:
-            (self.folder / file).unlink(missing_ok=True)
-            raise
+        record = {"results": {name: _keep(self.folder, key, found, name, self.restart) for name in found}, "files": files, "warnings": warnings}
+        with written_whole(self.folder / f"{key}.json") as part: part.write_text(json.dumps(record))
+        return found, record
