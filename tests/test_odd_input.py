@@ -1,4 +1,4 @@
-"""Odd AnnData, drawn by hypothesis: how numbers are stored changes nothing, labels of any kind are the same texts, and the smallest screens end in finite results or in an error that names an argument."""
+"""Odd AnnData, drawn by hypothesis: how numbers are stored changes nothing, labels of any kind are the same texts, and the smallest screens end in finite results or in an error with a name."""
 import re
 import warnings
 
