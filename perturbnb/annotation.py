@@ -20,17 +20,19 @@ import pandas as pd
 from scipy import sparse
 from scipy.stats import false_discovery_control, hypergeom, rankdata
 
-from .common import _stored_values, check_finite, check_whole, logger, nearest
+from .common import _stored_values, as_list, check_finite, check_kind, check_whole, is_number, logger, nearest
 from .consensus import _levels, _without_own_effect
 from .gram import _blocks, _checked_matrix, gene_scale
+from .out_of_core import _computed, _summed
 from .preprocess import G2M_GENES, MIN_MARKERS, S_GENES
-from .programs import Programs, _columns, _is_number, _strengths, _usage
+from .programs import Programs, _columns, _strengths, _usage
 
 # %% ../nbs/01d_annotation.ipynb #a02fb5c2
 def read_gmt(
     path: str | Path, # of a GMT file: name, description, genes, separated by tabs
 ) -> dict[str, list[str]]: # name of a set -> its genes, each once
     "Gene sets of a file; raises `ValueError` where the file is missing, empty or malformed, naming the line"
+    check_kind("path", path, str, Path)
     return _sets_of(Path(path), "path")
 
 def _sets_of(
@@ -71,6 +73,7 @@ def built_in_gene_sets(
 ) -> dict[str, list[str]]: # name of a set -> those of `genes` that belong to it
     "The sets that come with perturbnb, as far as they are among `genes`"
     listed = {"S phase": S_GENES, "G2M phase": G2M_GENES, "interferon": INTERFERON_GENES, "heat shock": HEAT_SHOCK_GENES, "immediate early": IMMEDIATE_EARLY_GENES}
+    genes = [str(gene) for gene in as_list("genes", genes)]
     sets = {name: [gene for gene in genes if gene.upper() in members] for name, members in listed.items()}
     for name, pattern in (("mitochondrial", MITOCHONDRIAL_PATTERN), ("ribosomal", RIBOSOMAL_PATTERN)):
         sets[name] = [gene for gene in genes if re.fullmatch(pattern, gene.upper())]
@@ -168,7 +171,7 @@ def name_programs(
     "Propose a short name for every program; raises `ValueError` on sets that are none"
     _check_programs(programs), check_whole("n_genes", n_genes, 1)
     for name, value in (("max_q", max_q), ("min_share", min_share)):
-        if not (_is_number(value) and 0 <= value <= 1): raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
+        if not (is_number(value) and 0 <= value <= 1): raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
     table = gene_sets if isinstance(gene_sets, pd.DataFrame) else annotate_programs(programs, gene_sets)
     missing = [column for column in ("program", "gene_set", "share", "q") if column not in table]
     if missing: raise ValueError(f"gene_sets must be a table from annotate_programs, it has no column {missing[0]!r}")
@@ -237,7 +240,7 @@ def flag_technical(
     _check_programs(programs)
     if not isinstance(screen, ad.AnnData): raise ValueError(f"screen must be an AnnData from prepare_screen, got {type(screen).__name__}")
     if len(programs.usage) != screen.n_obs: raise ValueError(f"programs must have the usage of the {screen.n_obs} cells of screen, got that of {len(programs.usage)}")
-    if not (_is_number(threshold) and 0 < threshold <= 1): raise ValueError(f"threshold must be above 0 and at most 1, got {threshold!r}")
+    if not (is_number(threshold) and 0 < threshold <= 1): raise ValueError(f"threshold must be above 0 and at most 1, got {threshold!r}")
     known = _nuisances(screen)
     if not known: raise ValueError("screen must come from prepare_screen, its obs has neither total_counts nor pct_counts_mt, S_score, G2M_score or batch")
     table = pd.DataFrame(np.nan, index=pd.Index(programs.names, name="program"), columns=list(_NUISANCES))
@@ -258,7 +261,8 @@ def select_programs(
     "Programs with some left out; raises `ValueError` on unknown or repeated names, or where none is kept"
     _check_programs(programs)
     wanted = keep.reindex(programs.names) if isinstance(keep, pd.Series) and keep.dtype == bool and set(keep.index) == set(programs.names) else keep
-    wanted = np.asarray([wanted] if isinstance(wanted, str) else wanted)
+    wanted = np.array([wanted] if isinstance(wanted, str) else as_list("keep", wanted))
+    if wanted.ndim != 1: raise ValueError(f"keep must be a list of names, got shape {wanted.shape}")
     if wanted.dtype == bool:
         if wanted.shape != (len(programs.names),): raise ValueError(f"keep must hold one bool per program, {len(programs.names)}, got shape {wanted.shape}")
         wanted = np.array(programs.names)[wanted]
@@ -279,7 +283,7 @@ def _share_found(
     _check_programs(programs)
     if not isinstance(adata, ad.AnnData): raise ValueError(f"adata must be an AnnData, got {type(adata).__name__}; programs.transform takes a matrix")
     if not adata.var_names.is_unique: raise ValueError(f"adata must have unique var_names, {adata.var_names[adata.var_names.duplicated()][0]!r} occurs more than once")
-    if not (_is_number(min_share) and 0 < min_share <= 1): raise ValueError(f"min_share must be above 0 and at most 1, got {min_share!r}")
+    if not (is_number(min_share) and 0 < min_share <= 1): raise ValueError(f"min_share must be above 0 and at most 1, got {min_share!r}")
     genes, found = np.array(programs.genes), np.isin(programs.genes, adata.var_names)
     weight = np.where(np.isin(genes, programs.left_out), 0, programs.spectra.astype(np.float64) ** 2)
     total = weight.sum(1)
@@ -296,7 +300,7 @@ def _share_found(
 
 def _log_normalised(adata, genes): # (n_cells, len(genes)) matrix of an AnnData that holds no counts
     X = _columns(adata, genes)
-    values = _stored_values(X)[:1_000_000]
+    values = _stored_values(_computed(X[:5000])[0])[:1_000_000]
     if values.any() and (values % 1 == 0).all(): raise ValueError("adata.X must be log-normalised as for the programs, it holds whole numbers, as counts do")
     return X
 
@@ -384,7 +388,7 @@ def adopt_programs(
     left_out = sorted({*perturbed, *(gene for gene in programs.left_out if gene in adata.var_names)})
     levels = (centre.to_numpy(), batches) if signed else (None, None)
     strength = _strengths(X, spectra, scale, *levels)
-    total = sum((((block - (levels[0][batches[rows]] if signed else 0)) / scale) ** 2).sum() for rows, block in _blocks(X))
+    total = _summed(lambda X, at: sum((((block - (levels[0][at[rows]] if signed else 0)) / scale) ** 2).sum() for rows, block in _blocks(X)), X, batches if signed else np.zeros(X.shape[0], int))
     return replace(programs, usage=_usage(fair, spectra, scale, np.isin(genes, left_out), *levels), spectra=spectra, genes=genes, scale=scale, left_out=left_out, centre=centre,
                    loss=np.array([total - strength.sum()]), explained=strength / total, stability=np.full(len(spectra), np.nan),
                    parameters=programs.parameters | {"adopted": True, "genes_missing": int((~found).sum())})

@@ -13,7 +13,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
-from .common import check_whole, seeds_for
+from .common import as_labels, check_jobs, check_whole, seeds_for
 from .designs import Design
 from .network import SpinNetwork
 from .sandwich import _refit, _regressions, _with_null
@@ -83,11 +83,11 @@ def bootstrap_network(
     n_jobs: int = 1, # processes; no number depends on it
 ) -> Bootstrap:
     "Unshrunk estimates from cells drawn again within their samples; raises `ValueError` on cells that do not fit the network"
-    check_whole("n_resamples", n_resamples, 2)
+    check_whole("n_resamples", n_resamples, 2), check_jobs(n_jobs)
     seeds = seeds_for("bootstrap", seed, n_resamples)
     cells, unit, weights, matrix, left_out, varies = _cells_of(network, spins, sample_id, design, interventions)
     regressions = _regressions(cells, unit, weights, matrix, network.terms, left_out, network.directed)
-    sample = network.samples.index.get_indexer(pd.Series(np.asarray(sample_id)).astype(str))[regressions.order]
+    sample = network.samples.index.get_indexer(as_labels("sample_id", sample_id, len(spins)))[regressions.order]
     start = network.J[np.ix_(varies, varies)], network.coefficients[:, varies]
     parts = [seeds[at:at + 10] for at in range(0, n_resamples, 10)]
     found = Parallel(n_jobs=n_jobs)(delayed(_resampled)(regressions, sample, start, part) for part in parts)

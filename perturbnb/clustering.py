@@ -17,7 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
-from .common import check_finite, check_whole, logger, nearest, seeds_for
+from .common import as_list, as_numbers, check_whole, is_number, logger, nearest, seeds_for
 from .response import Response
 
 # %% ../nbs/04_clustering.ipynb #9ff321cb
@@ -38,10 +38,8 @@ def _negative(resolution, negative_resolution): return resolution if negative_re
 
 def _without_diagonal(J):
     # checked float64 copy with a zero diagonal
-    J = np.array(getattr(J, "to_numpy", lambda: J)())
+    J = np.array(as_numbers("J", J))
     if J.ndim != 2 or J.shape[0] != J.shape[1] or not J.size: raise ValueError(f"J must be a square matrix (such as network.J), got shape {J.shape}")
-    check_finite("J", J)
-    J = J.astype(np.float64)
     np.fill_diagonal(J, 0)
     return J
 
@@ -124,7 +122,7 @@ def network_modules(
 ) -> Modules:
     "Signed communities of programs; raises `ValueError` on a J that is not square and finite, or names that don't fit"
     edges = _without_diagonal(J)
-    names = _default_names(len(edges)) if names is None else [str(name) for name in names]
+    names = _default_names(len(edges)) if names is None else [str(name) for name in as_list("names", names)]
     if len(names) != len(edges): raise ValueError(f"names must have one name per row of J, {len(edges)}, got {len(names)}")
     if len(set(names)) < len(names): raise ValueError(f"names must not repeat {next(name for name in names if names.count(name) > 1)!r}")
     resolutions = _checked_resolutions(resolution, negative_resolution)
@@ -143,7 +141,7 @@ def _modules_of(edges, resolutions, seed, n_runs):
 
 def _checked_resolutions(resolution, negative_resolution):
     # of both layers, as floats
-    def number(value): return isinstance(value, (int, float, np.number)) and np.isfinite(value)
+    def number(value): return is_number(value) and np.isfinite(value)
     if not number(resolution) or resolution <= 0: raise ValueError(f"resolution must be a positive number, got {resolution!r}")
     if negative_resolution is not None and (not number(negative_resolution) or negative_resolution < 0):
         raise ValueError(f"negative_resolution must be a number of at least 0, got {negative_resolution!r}")
@@ -248,11 +246,12 @@ def response_groups(
     seed: int = 0, # of the orders in which targets are visited
 ) -> Groups:
     "Group perturbations by what they do; raises `ValueError` where J, response, modules and acting don't fit together"
-    edges, r = _without_diagonal(J), np.asarray(getattr(response, "values", 0), dtype=np.float64)
+    edges = _without_diagonal(J)
     _check_names(response, modules, len(edges))
+    r = np.asarray(response.values, dtype=np.float64)
     resolutions = _checked_resolutions(resolution, negative_resolution)
     if by not in ("modules", "profiles"): raise ValueError(f"by must be 'modules' or 'profiles', got {by!r}")
-    if not isinstance(similarity, (int, float, np.number)) or not -1 <= similarity <= 1: raise ValueError(f"similarity must be a cosine between -1 and 1, got {similarity!r}")
+    if not is_number(similarity) or not -1 <= similarity <= 1: raise ValueError(f"similarity must be a cosine between -1 and 1, got {similarity!r}")
     for name, value, least in (("seed", seed, 0), ("n_runs", n_runs, 1)): check_whole(name, value, least)
     if not r.any(): logger.warning("responses are all zero: all %ss form one group", response.level)
     acts = r.any(axis=1) & (True if acting is None else _checked_acting(acting, response))

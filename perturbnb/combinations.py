@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .common import check_finite, check_whole, logger, nearest
+from .common import as_list, check_finite, check_kind, check_whole, logger, nearest
 from .model import all_states, conditional_probabilities, gibbs_sample, state_probabilities
 from .network import SpinNetwork
 from .response import Response
@@ -75,14 +75,17 @@ def _control_field(network, batch):
         at = np.ones(len(samples), bool) if batch is None else (batches == str(batch)).to_numpy()
     return np.average(network.h[at], axis=0, weights=samples["n_cells"].to_numpy(float)[at])
 
-def _check_parts(network, response, perturbations):
-    "Raise `ValueError` where the parts of a combination do not fit together"
+def _checked_parts(network, response, perturbations):
+    "The perturbations as a list; raises `ValueError` where the parts of a combination do not fit together"
+    check_kind("network", network, SpinNetwork)
     if not isinstance(response, Response): raise ValueError(f"response must be a Response (see relative_response), got {type(response).__name__}")
     if list(response.names) != list(network.names): raise ValueError("response must be of the programs of the network, in their order")
-    if isinstance(perturbations, str) or not len(perturbations): raise ValueError(f"perturbations must be a list of {response.level}s such as ['A', 'B'], got {perturbations!r}")
+    perturbations = [str(name) for name in as_list("perturbations", perturbations)]
+    if not perturbations: raise ValueError(f"perturbations must be a list of {response.level}s such as ['A', 'B'], got an empty one")
     if len(set(perturbations)) < len(perturbations): raise ValueError(f"perturbations must differ, got {list(perturbations)}: a gene perturbed twice is not two perturbations")
     for name in perturbations:
         if name not in response.rows: raise ValueError(f"perturbations must be {response.level}s of the response, got {name!r}; {nearest(name, response.rows)}")
+    return perturbations
 
 def _error_of_sum(network, response, perturbations, uncertainty):
     "Covariance, across programs, of the sum of responses, what they share through controls and batches included"
@@ -105,24 +108,26 @@ def predict_combination(
     seed: int = 0, # of drawing them
 ) -> Combination:
     "Mean levels of cells with several perturbations whose fields add; raises `ValueError` on names that are not there"
-    _check_parts(network, response, perturbations)
-    check_whole("n_cells", n_cells, 1)
-    control, parts = _control_field(network, batch), response.select(list(perturbations)).values
+    perturbations = _checked_parts(network, response, perturbations)
+    check_whole("n_cells", n_cells, 1), check_whole("seed", seed, 0)
+    if uncertainty is not None: check_kind("uncertainty", uncertainty, Uncertainty)
+    control, parts = _control_field(network, batch), response.select(perturbations).values
     check_finite("response", parts)
     field = control + parts.sum(0)
     mean, slope, drawn = _mean_and_slope(network.J, field, n_cells, seed)      # one seed for all: what drawing does to one mean it does to the others
     alone = np.array([_mean_and_slope(network.J, control + part, n_cells, seed)[0] for part in parts])
     se = np.full(len(mean), np.nan)
     if uncertainty is not None and np.allclose(network.J, network.J.T):
-        spread = _error_of_sum(network, response, list(perturbations), uncertainty)
+        spread = _error_of_sum(network, response, perturbations, uncertainty)
         se = np.sqrt(np.einsum("ij,jk,ik->i", slope, spread, slope) + drawn**2)
-    return Combination(list(perturbations), field, mean, se, _mean_and_slope(network.J, control, n_cells, seed)[0], alone, list(network.names))
+    return Combination(perturbations, field, mean, se, _mean_and_slope(network.J, control, n_cells, seed)[0], alone, list(network.names))
 
 # %% ../nbs/03g_combinations.ipynb #970f64a9
 def interaction_table(
     uncertainty: Uncertainty, # of a network whose design has interactions, such as cell_design(..., interactions=True)
 ) -> pd.DataFrame: # perturbations, program, response (shrunk), estimate, se, z, p, q
     "What measured doubles do beyond the sum of their parts, q over all of them; raises `ValueError` where the design has no interactions"
+    check_kind("uncertainty", uncertainty, Uncertainty)
     table = uncertainty.coefficient_frame()
     table = table[table["kind"] == "interaction"]
     if table.empty: raise ValueError("uncertainty must be of a network with interaction terms, such as from cell_design(..., interactions=True), got none")
@@ -139,6 +144,7 @@ def plot_combination(
 ):
     "Predicted means, program by program, beside those of the controls and of adding up; returns Axes"
     import matplotlib.pyplot as plt
+    check_kind("combination", combination, Combination)
     x = np.arange(len(combination.names))
     ax = plt.subplots(figsize=(max(3.5, 0.4 * len(x) + 1), 2.6))[1] if ax is None else ax
     ax.axhline(0, color="0.85", lw=0.8, zorder=0)

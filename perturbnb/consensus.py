@@ -8,7 +8,7 @@ __all__ = ['Balance', 'find_programs', 'store_programs']
 # %% ../nbs/01b_consensus.ipynb #3e4804e2
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,10 +21,12 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from .common import _progress, _stored_values, check_whole, logger, nearest, seeds_for
+from .common import _progress, _stored_values, check_flag, check_jobs, check_kind, check_whole, is_number, logger, nearest, seeds_for
 from .gene_clusters import _assign, _fit_gram, _fit_spectra
-from .gram import _centre_gram, _checked_matrix, _reference_means, gene_gram, gene_scale
-from .programs import Programs, _check_flag, _check_number, _check_size, _is_number, _overlapping, _strengths, _upright, _usage
+from .gram import _centre_gram, _checked_matrix, _reference_means, _scale_of, _sums, gene_gram
+from .model import check_spins
+from .out_of_core import _is_lazy, _mapped, _summed, _unbacked
+from .programs import Programs, _check_norm, _check_number, _overlapping, _squared_norm, _strengths, _upright, _usage
 
 # %% ../nbs/01b_consensus.ipynb #50be0a9b
 Balance = Literal["sqrt", "equal", "proportional", "none"]
@@ -81,14 +83,13 @@ def _truths(
     return values.to_numpy(bool)
 
 def _entering_genes(
-    adata: ad.AnnData, # log-normalised screen, in memory
-    X, # its checked matrix
-    min_cell_fraction: float, # smallest share of cells that must have seen a gene
+    adata: ad.AnnData, # log-normalised screen
+    seen: np.ndarray, # (n_genes,), cells that have a gene, of those that shape programs
+    least: float, # fewest of them
     max_genes: int = 5000, # above it, only highly variable genes
 ) -> np.ndarray: # (n_genes,) bool
     "Which genes the programs are made from"
-    seen = np.asarray((X > 0).sum(0)).ravel()
-    enters = seen >= max(1, min_cell_fraction * X.shape[0])
+    enters = seen >= max(1, least)
     if enters.sum() > max_genes:
         if "highly_variable" not in adata.var:
             raise ValueError(f"adata must have var['highly_variable'] when it has more than {max_genes} genes, got {enters.sum()}; "
@@ -109,7 +110,8 @@ def _groups(
     if balance == "none":
         if min_group_cells: raise ValueError(f"min_group_cells must be 0 with balance='none', which knows no groups, got {min_group_cells}")
         return np.zeros(adata.n_obs, int)
-    if balance_key not in adata.obs: raise ValueError(f"balance_key must be a column of adata.obs, got {balance_key!r}; {nearest(balance_key, adata.obs.columns)}; or use balance='none'")
+    if not isinstance(balance_key, str) or balance_key not in adata.obs:
+        raise ValueError(f"balance_key must be a column of adata.obs, got {balance_key!r}; {nearest(balance_key, adata.obs.columns)}; or use balance='none'")
     codes = pd.factorize(adata.obs[balance_key])[0]
     if (codes < 0).any(): raise ValueError(f"balance_key {balance_key!r} must give every cell a group, {(codes < 0).sum()} cells have none")
     sizes = np.bincount(codes)
@@ -158,7 +160,7 @@ def _names(
 @dataclass(frozen=True)
 class _Prepared:
     "A checked screen: the genes that enter, and the cells that shape programs"
-    X: object # (n_cells, n_genes), all cells
+    X: object # (n_cells, n_genes), all cells, in memory or on disk
     shaping: np.ndarray # (n_cells,) bool, cells of groups that are large enough
     groups: np.ndarray # (n_shaping,) integer group of each cell that shapes
     genes: list[str] # that enter
@@ -166,7 +168,7 @@ class _Prepared:
     scale: np.ndarray # (n_genes,), standard deviation
 
 def _prepared(
-    adata: ad.AnnData, # log-normalised screen, in memory
+    adata: ad.AnnData, # log-normalised screen
     balance: Balance, # how groups of cells are weighed
     balance_key: str, # column of obs with the groups
     min_group_cells: int, # groups of fewer cells do not shape programs
@@ -175,31 +177,36 @@ def _prepared(
 ) -> _Prepared:
     "Check the screen and take from it what enters"
     if not adata.var_names.is_unique: raise ValueError(f"adata must have unique var_names, {adata.var_names[adata.var_names.duplicated()][0]!r} occurs more than once")
-    if not (_is_number(min_cell_fraction) and 0 <= min_cell_fraction <= 1): raise ValueError(f"min_cell_fraction must be a share from 0 to 1, got {min_cell_fraction!r}")
+    if not (is_number(min_cell_fraction) and 0 <= min_cell_fraction <= 1): raise ValueError(f"min_cell_fraction must be a share from 0 to 1, got {min_cell_fraction!r}")
     X, groups, prior = _checked_matrix(adata.X, "adata.X"), _groups(adata, balance, balance_key, min_group_cells), _prior_labels(prior_programs, adata.var_names)
-    _check_size("adata.X", X)
-    _warn_of_counts(X)
     shaping = groups >= 0
-    enters = _entering_genes(adata, _rows(X, shaping), min_cell_fraction) | (prior >= 0)
-    X, genes, prior = X if enters.all() else X[:, enters], list(adata.var_names[enters]), prior[enters]
-    scale = gene_scale(_rows(X, shaping))
+    known = _survey(X, shaping)
+    enters = _entering_genes(adata, known["seen"], min_cell_fraction * shaping.sum()) | (prior >= 0)
+    genes, prior, scale = list(adata.var_names[enters]), prior[enters], _scale_of(known["sums"][enters], known["squares"][enters], int(shaping.sum()))
     silent = [gene for gene, k, divisor in zip(genes, prior, scale) if k >= 0 and np.isinf(divisor)]
     if silent: raise ValueError(f"prior_programs must name genes that vary, {silent[0]!r} does not")
-    return _Prepared(X, shaping, groups[shaping], genes, prior, scale)
+    return _Prepared(X if enters.all() else X[:, enters], shaping, groups[shaping], genes, prior, scale)
 
-def _warn_of_counts(
+def _survey(
     X, # (n_cells, n_genes), checked
-) -> None:
-    "Warn where a matrix looks like raw counts: whole numbers only, as `project_programs` refuses, and one above 20"
-    values = _stored_values(X)
-    if values.size and values.max() > 20 and (values[:1_000_000] % 1 == 0).all():
-        logger.warning("adata.X holds whole numbers up to %.0f, as counts do: programs of counts follow the depth of the cells; run prepare_screen first", values.max())
+    shaping: np.ndarray, # (n_cells,) bool, cells that shape programs
+) -> dict: # seen, sums, squares: (n_genes,) each, of cells that shape programs
+    "One look at all cells: what the genes are like; refuse what is too large, and warn of what looks like raw counts: whole numbers only, and some above 20"
+    def of_block(block, shaping):
+        values, cells = _stored_values(block), _rows(block, shaping)
+        return (_squared_norm(block), (values[:1_000_000] % 1 != 0).sum(), (values > 20).sum(), np.asarray((cells > 0).sum(0)).ravel(), *_sums(cells))
+
+    norm, n_fractions, n_large, *found = _summed(of_block, X, shaping)
+    _check_norm("adata.X", norm)
+    if n_large and not n_fractions: logger.warning("adata.X holds whole numbers, some above 20, as counts do: programs of counts follow the depth of the cells; run prepare_screen first")
+    return dict(zip(("seen", "sums", "squares"), found))
 
 def _rows(X, cells): return X if cells.all() else X[cells]
 
-def _in_memory(adata):
+def _opened(adata):
+    "A screen as it is, its matrices in blocks where it is backed by a file; raises `ValueError` on what is none"
     if not isinstance(adata, ad.AnnData): raise ValueError(f"adata must be an AnnData, got {type(adata).__name__}; onmf takes a matrix")
-    return adata.to_memory() if adata.isbacked else adata
+    return _unbacked(adata)
 
 # %% ../nbs/01b_consensus.ipynb #98eb2fa2
 def _levels(
@@ -215,40 +222,41 @@ def _levels(
     means = _reference_means(X, codes, reference)
     return pd.DataFrame(means if len(names) else means[-1:], [*names, ""], genes), codes
 
-def _scaled_gram(
+def _scaled_grams(
     X, # (n_cells, n_genes), matrix of the genes that enter
     scale: np.ndarray, # (n_genes,)
-    weights: np.ndarray, # (n_cells,), >= 0; cells of weight 0 are not read
+    weights: np.ndarray, # (n_cells, n), >= 0, a column for each Gram matrix; cells of weight 0 are not read
     centre: np.ndarray | None = None, # (n_batches, n_genes), what is subtracted; None: nothing
     batches: np.ndarray | None = None, # (n_cells,), row of `centre`
-) -> np.ndarray: # (n_genes, n_genes)
-    "Weighted Gram matrix of the scaled genes"
-    used = weights > 0
-    X, weights = _rows(X, used), weights[used]
-    G = gene_gram(X, weights=weights)
-    if centre is not None: G = _centre_gram(G, X, centre, batches[used], weights)
-    G /= scale[:, None]
-    G /= scale
-    return G
+) -> Iterator[np.ndarray]: # (n_genes, n_genes), n of them
+    "Weighted Gram matrices of the scaled genes, one after the other; from disk as many in one pass as fit into 500 MB"
+    def of_block(block, weights): return np.stack([gene_gram(_rows(block, w > 0), weights=w[w > 0], n_jobs=n_jobs) for w in weights.T])
+
+    n_jobs, at_once = (1, max(1, int(5e8 / (8 * X.shape[1] ** 2)))) if _is_lazy(X) else (-1, 1)
+    for first in range(0, weights.shape[1], at_once):
+        those = weights[:, first:first + at_once]
+        for G, w in zip(_summed(of_block, X, those), those.T):
+            if centre is not None: G = _centre_gram(G, X, centre, batches, w)
+            G /= scale[:, None]
+            G /= scale
+            yield G
+
+def _scaled_gram(X, scale, weights, centre=None, batches=None):
+    "One Gram matrix, arguments as of `_scaled_grams`"
+    return next(_scaled_grams(X, scale, weights[:, None], centre, batches))
 
 def _free_gram(G, free): return G if free.all() else G[np.ix_(free, free)]
 
 def _fit_repeat(
-    seed: np.random.SeedSequence, # for the draws and the starts of this repeat
-    X, # (n_cells, n_genes), cells that shape programs
-    scale: np.ndarray, # (n_genes,)
-    groups: np.ndarray, # (n_cells,) integer group of each cell
-    weights: np.ndarray, # (n_cells,), by balance
+    rng: np.random.Generator, # for the starts
+    G: np.ndarray, # (n_genes, n_genes), of one bootstrap sample of the cells
     n_programs: int, # programs to find
     *,
     free: np.ndarray, # (n_genes,) bool, genes outside prior programs
-    level: tuple, # centre and batches of signed programs, or nothing
-    resample: bool, # whether cells are drawn anew
+    signed: bool, # whether a program holds genes that go up and genes that go down
 ) -> tuple[np.ndarray, bool]: # spectra (n_programs, n_free_genes), converged
     "Programs of one bootstrap sample of the cells"
-    rng = np.random.default_rng(seed)
-    drawn = weights * _resampled(groups, rng) if resample else weights
-    _, spectra, _, _, converged = _fit_gram(_free_gram(_scaled_gram(X, scale, drawn, *level), free), n_programs, rng=rng, signed=bool(level))
+    _, spectra, _, _, converged = _fit_gram(_free_gram(G, free), n_programs, rng=rng, signed=signed)
     return spectra.astype(np.float32), converged
 
 # %% ../nbs/01b_consensus.ipynb #19d91e6e
@@ -260,14 +268,18 @@ def _own_transcripts_as_controls(
     "X with what the controls have, in each cell, of the genes its own guides target"
     place, (codes, targets) = {gene: g for g, gene in enumerate(genes)}, pd.factorize(adata.obs["target_gene"].astype(str))
     hit = [sorted({place[part] for part in (target, *target.split("+")) if part in place}) for target in targets]
-    cells = np.repeat(np.arange(len(codes)), np.array([len(own) for own in hit])[codes])
-    gene = np.array([g for code in codes for g in hit[code]], dtype=int)
-    centre, batches = _levels(adata, X, genes)
-    change = (centre.to_numpy()[batches[cells], gene] - np.asarray(X[cells, gene]).ravel()).astype(X.dtype)
-    if sparse.issparse(X): return X + sparse.csr_matrix((change, (cells, gene)), X.shape)
-    X = np.array(X)
-    X[cells, gene] += change                    # no pair of cell and gene stands twice
-    return X
+    n_hit, (centre, batches) = np.array([len(own) for own in hit]), _levels(adata, X, genes)
+    level = centre.to_numpy()
+
+    def of_block(X, codes, batches):
+        cells, gene = np.repeat(np.arange(len(codes)), n_hit[codes]), np.array([g for code in codes for g in hit[code]], dtype=int)
+        change = (level[batches[cells], gene] - np.asarray(X[cells, gene]).ravel()).astype(X.dtype)
+        if sparse.issparse(X): return X + sparse.csr_matrix((change, (cells, gene)), X.shape)
+        X = np.array(X)
+        X[cells, gene] += change                    # no pair of cell and gene stands twice
+        return X
+
+    return _mapped(of_block, X, codes, batches)
 
 def _without_own_effect(
     adata: ad.AnnData, # log-normalised screen
@@ -300,10 +312,6 @@ def _label_by_consensus(
     return np.where(votes.any(0), labels, by_projection), stability
 
 # %% ../nbs/01b_consensus.ipynb #eb0828f8
-def _check_jobs(n_jobs):
-    if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or (n_jobs < 1 and n_jobs != -1):
-        raise ValueError(f"n_jobs must be at least 1, or -1 for all cores, got {n_jobs!r}")
-
 def _check_room(
     n_programs: int, # number of programs, prior programs included
     n_prior: int, # prior programs
@@ -316,7 +324,7 @@ def _check_room(
         raise ValueError(f"prior_programs must leave enough genes for the other programs, they leave {n_genes} that vary for {n_programs - n_prior} more ({name} is {n_programs})")
 
 def find_programs(
-    adata: ad.AnnData, # log-normalised screen, cells × genes, in memory or backed
+    adata: ad.AnnData, # log-normalised screen, cells × genes, in memory, backed or from `open_screen`
     n_programs: int, # number of programs, prior programs included
     *,
     n_repeats: int = 5, # bootstrap resamplings of the cells; 1: one fit to all cells
@@ -332,9 +340,9 @@ def find_programs(
     n_jobs: int = 1, # repeats fitted at the same time, -1: as many as there are cores; the result is the same
 ) -> Programs:
     "Consensus gene programs of a screen; raises `ValueError` on bad input or where programs do not come back"
-    check_whole("n_repeats", n_repeats, 1), check_whole("overlap", overlap, 1), _check_jobs(n_jobs), _check_flag("signed", signed)
-    if not (_is_number(density_threshold) and density_threshold > 0): raise ValueError(f"density_threshold must be a distance above 0, got {density_threshold!r}")
-    adata = _in_memory(adata)
+    check_whole("n_repeats", n_repeats, 1), check_whole("overlap", overlap, 1), check_jobs(n_jobs), check_flag("signed", signed)
+    if not (is_number(density_threshold) and density_threshold > 0): raise ValueError(f"density_threshold must be a distance above 0, got {density_threshold!r}")
+    adata = _opened(adata)
     screen, n_prior = _prepared(adata, balance, balance_key, min_group_cells, min_cell_fraction, prior_programs), len(prior_programs or {})
     X, scale, shaping, free = screen.X, screen.scale, _rows(screen.X, screen.shaping), screen.prior < 0
     _check_number(n_programs, shaping.shape[0], int(np.isfinite(scale).sum()))
@@ -343,13 +351,14 @@ def find_programs(
     centre, batches = _levels(adata, X, screen.genes) if signed or overlap > 1 else (None, None)
     centring = (centre.to_numpy(), batches[screen.shaping]) if centre is not None else ()
     level = centring if signed else ()
-    G = _scaled_gram(shaping, scale, weights, *level)
-    labels, stability, converged = screen.prior.copy(), np.ones(n_prior), True
+    rngs = [np.random.default_rng(task) for task in seeds_for("find_programs", seed, n_repeats)]
+    drawn = [weights * _resampled(screen.groups, rng) if n_repeats > 1 else weights for rng in rngs]
+    grams = _scaled_grams(shaping, scale, np.column_stack([weights, *drawn]), *level)
+    G, labels, stability, converged = next(grams), screen.prior.copy(), np.ones(n_prior), True
     if n_programs > n_prior:
         with threadpool_limits(limits=None if n_jobs == 1 else 1, user_api="blas"):
             running = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
-                delayed(_fit_repeat)(task, shaping, scale, screen.groups, weights, n_programs - n_prior, free=free, level=level, resample=n_repeats > 1)
-                for task in seeds_for("find_programs", seed, n_repeats))
+                delayed(_fit_repeat)(rng, drawn_gram, n_programs - n_prior, free=free, signed=signed) for rng, drawn_gram in zip(rngs, grams))
             fits = list(_progress(running, "Resamplings", n_repeats))
         found, found_stability = _label_by_consensus(_free_gram(G, free), np.stack([spectra for spectra, _ in fits]), density_threshold)
         labels[free] = np.where(found >= 0, found + n_prior, -1)
@@ -378,14 +387,17 @@ def store_programs(
     spins: np.ndarray, # (n_cells, n_programs) int8, from `discretize`
 ) -> ad.AnnData: # a copy, with obsm["X_onmf"], obsm["spins"], varm["onmf"], uns["perturbnb"]["programs"]
     "Copy of `adata` with programs and spins; raises `ValueError` where cells or genes do not fit"
-    for name, array in (("programs.usage", programs.usage), ("spins", np.asarray(spins))):
+    check_kind("adata", adata, ad.AnnData), check_kind("programs", programs, Programs)
+    spins = check_spins(spins)
+    for name, array in (("programs.usage", programs.usage), ("spins", spins)):
         if array.shape != (adata.n_obs, len(programs.names)): raise ValueError(f"{name} must be {adata.n_obs} cells × {len(programs.names)} programs, got shape {array.shape}")
+    if not adata.var_names.is_unique: raise ValueError(f"adata must have unique var_names, {adata.var_names[adata.var_names.duplicated()][0]!r} occurs more than once")
     where = adata.var_names.get_indexer(programs.genes)
     if (where < 0).any(): raise ValueError(f"adata must have every gene of the programs, {(where < 0).sum()} are missing")
-    stored = adata.to_memory() if adata.isbacked else adata.copy()
+    stored = _unbacked(adata).copy()
     loadings = np.zeros((adata.n_vars, len(programs.names)), np.float32)
     loadings[where] = programs.spectra.T
-    stored.obsm["X_onmf"], stored.obsm["spins"], stored.varm["onmf"] = programs.usage, np.asarray(spins, dtype=np.int8), loadings
+    stored.obsm["X_onmf"], stored.obsm["spins"], stored.varm["onmf"] = programs.usage, spins, loadings
     summary = {"names": np.array(programs.names), "explained": programs.explained, "stability": programs.stability, "loss": programs.loss,
                "left_out": np.array(programs.left_out, dtype=str), "converged": programs.converged, "parameters": json.dumps(programs.parameters)}
     stored.uns["perturbnb"] = {**stored.uns.get("perturbnb", {}), "programs": summary}

@@ -15,7 +15,7 @@ import pandas as pd
 from formulaic.errors import FormulaicError
 from scipy import linalg, sparse
 
-from .common import check_finite, logger, nearest
+from .common import as_list, as_numbers, check_finite, check_flag, check_frame, check_kind, check_whole, logger, nearest
 
 # %% ../nbs/02_designs.ipynb #a83507ac
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ def _check_known(name, values, of):
 
 def _guides_and_controls(samples):
     "Guide of each row as str, and whether it is a control; a guide cannot be both"
-    for column in ("guide", "if_control"):
-        if column not in samples: raise ValueError(f"samples must have a column {column!r}; {nearest(column, samples.columns)}")
+    check_frame("samples", samples, ("guide", "if_control"))
     _check_known("samples['guide']", samples["guide"], "row")
     guide, control = samples["guide"].astype(str), _boolean(samples["if_control"])
     both = set(guide[control]) & set(guide[~control])
@@ -130,12 +129,14 @@ def screen_design(
 ) -> Design:
     "Intercept, batches, covariates, and one shrunk term per guide that is not a control; raises `ValueError` on columns it cannot use"
     guide, control = _guides_and_controls(samples)
+    if separator is not None: check_kind("separator", separator, str)
+    check_flag("interactions", interactions)
     if interactions and separator is None: raise ValueError("interactions needs separator, the text between the guides of a combination")
     blocks = [(np.ones((len(samples), 1)), [("intercept", "intercept", "", False)])]
     if "batch" in samples:
         _check_known("samples['batch']", samples["batch"], "row")
         blocks.append(_batch_block(samples["batch"].astype(str), control))
-    for name in covariates:
+    for name in as_list("covariates", covariates):
         if name not in samples: raise ValueError(f"covariates must be columns of samples, got {name!r}; {nearest(name, samples.columns)}")
         check_finite(f"samples[{name!r}]", samples[name].to_numpy())
         blocks.append((samples[[name]].to_numpy(float), [(name, "covariate", "", False)]))
@@ -162,7 +163,7 @@ def _distinct_rows(matrix):
 
 def _covariate_blocks(covariates, n_cells):
     "Standardised numbers, and categories without their first"
-    if not isinstance(covariates, pd.DataFrame): raise ValueError(f"covariates must be a DataFrame, cells × covariates, got {type(covariates).__name__}")
+    check_frame("covariates", covariates)
     if len(covariates) != n_cells: raise ValueError(f"covariates must have one row per cell ({n_cells}), got {len(covariates)}")
     for name in covariates.columns:
         values = covariates[name]
@@ -183,7 +184,9 @@ def _numbers(table):
 def _guide_table(guides, names):
     "Cells × guides (CSR of 0 and 1) and the guides' names"
     if isinstance(guides, pd.DataFrame): names, guides = [str(name) for name in guides.columns], _numbers(guides)
+    if not sparse.issparse(guides): guides = as_numbers("guides", guides)
     check_finite("guides", guides)
+    if guides.ndim != 2: raise ValueError(f"guides must be one label per cell, or cells × guides, got shape {guides.shape}")
     table = sparse.csr_array(guides, dtype=np.float64)
     if names is None or len(names) != table.shape[1]: raise ValueError(f"names must have one name for each of the {table.shape[1]} guides, got {None if names is None else len(names)}")
     if table.nnz and not np.isin(table.data, [0, 1]).all(): raise ValueError("guides must hold 0 and 1 only: apply a threshold to counts of guides first")
@@ -203,19 +206,22 @@ def cell_design(
     separator: str = "+", # between the guides in a label
 ) -> Design: # sparse, distinct rows
     "One row per cell: intercept, batch, covariates, a shrunk term for each of its guides; raises `ValueError` on tables that do not fit together"
-    if np.ndim(guides) == 1 and not sparse.issparse(guides):
+    check_kind("separator", separator, str), check_whole("min_cells", min_cells, 1)
+    if isinstance(guides, str): raise ValueError(f"guides must be one label per cell, or cells × guides, got {guides!r}")
+    if not sparse.issparse(guides) and np.ndim(guides) == 1:
         labels = np.array(["" if missing else str(label) for label, missing in zip(guides, pd.isna(np.asarray(guides, dtype=object)))], dtype=object)
         incidence, names = _incidence(labels, np.zeros(len(labels), bool), separator)
     else: incidence, names = _guide_table(guides, names)
     n_cells = incidence.shape[0]
+    control = as_list("control", control)
     unknown = [name for name in control if name not in names]
     if unknown: raise ValueError(f"control must name guides, got {unknown[0]!r}; {nearest(unknown[0], names)}")
     is_reference = np.asarray(incidence[:, [j for j, name in enumerate(names) if name not in set(control)]].sum(1)).ravel() == 0
     own = [j for j, name in enumerate(names) if name not in set(control) and incidence[:, [j]].nnz]
     blocks = [(np.ones((n_cells, 1)), [("intercept", "intercept", "", False)])]
     if batch is not None:
+        batch = pd.Series(as_list("batch", batch), dtype=object)
         if len(batch) != n_cells: raise ValueError(f"batch must have one entry per cell ({n_cells}), got {len(batch)}")
-        batch = pd.Series(np.asarray(batch, dtype=object))
         _check_known("batch", batch, "cell")
         blocks.append(_batch_block(batch.astype(str), is_reference))
     if covariates is not None: blocks.extend(_covariate_blocks(covariates, n_cells))
@@ -265,6 +271,7 @@ def formula_design(
     of_cells: bool = False, # rows are cells: keep distinct rows only, sparse
 ) -> Design:
     "Design from a formula; raises `ValueError` on what cannot be read, and on columns the table does not have"
+    check_kind("formula", formula, str), check_frame("table", table), check_flag("of_cells", of_cells)
     if "guide" in table: _guides_and_controls(table)
     spec, matrix = _model_matrix(formula, _as_categories(table))
     check_finite("design", matrix)

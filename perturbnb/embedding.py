@@ -12,29 +12,33 @@ import pandas as pd
 import scanpy as sc
 from scipy.optimize import minimize
 
-from .common import check_finite, logger, nearest
+from .common import as_numbers, check_flag, check_kind, check_whole, is_number, logger, nearest
+from .out_of_core import _computed
 
 # %% ../nbs/04a_embedding.ipynb #e6b25934
 def embed_cells(
-    adata: ad.AnnData, # log-normalised, cells × genes
+    adata: ad.AnnData, # log-normalised, cells × genes, in memory or from `open_screen`
     *,
     n_components: int = 50, # principal components, at most
     n_neighbors: int = 15, # per cell
     use_rep: str | None = None, # a key of `obsm` to embed instead of principal components, such as "X_onmf"
+    max_cells: int | None = None, # of a screen with more, a random sample gets a place and the others NaN; None: all cells
     seed: int = 0, # decides everything
     copy: bool = False, # return a copy of `adata` with `obsm["X_umap"]`
 ) -> np.ndarray | ad.AnnData: # (n_cells, 2), or the copy
     "UMAP of the cells; an existing one is used as it is. Raises `ValueError` on an unknown `use_rep` or fewer than four cells"
+    check_kind("adata", adata, ad.AnnData), check_whole("seed", seed, 0)
+    check_whole("n_components", n_components, 1), check_whole("n_neighbors", n_neighbors, 2), check_flag("copy", copy)
     if "X_umap" in adata.obsm: umap = np.asarray(adata.obsm["X_umap"])[:, :2]
     else:
         if adata.n_obs < 4: raise ValueError(f"adata must have at least four cells to be embedded, got {adata.n_obs}")
-        if use_rep is not None and use_rep not in adata.obsm: raise ValueError(f"use_rep must be a key of obsm, got {use_rep!r}: {nearest(use_rep, adata.obsm.keys())}")
-        logger.info("no X_umap in obsm: making a UMAP of %d cells, embed_cells(..., copy=True) keeps it", adata.n_obs)
-        features = _features(adata, n_components, seed) if use_rep is None else np.asarray(adata.obsm[use_rep])
-        work = ad.AnnData(obsm={"features": features}, obs=pd.DataFrame(index=adata.obs_names))
-        sc.pp.neighbors(work, n_neighbors=min(n_neighbors, adata.n_obs - 1), use_rep="features", transformer="sklearn", random_state=seed)     # exact, so no luck in it
-        sc.tl.umap(work, random_state=seed)
-        umap = np.asarray(work.obsm["X_umap"])
+        if use_rep is not None and not (isinstance(use_rep, str) and use_rep in adata.obsm): raise ValueError(f"use_rep must be a key of obsm, got {use_rep!r}: {nearest(use_rep, adata.obsm.keys())}")
+        if max_cells is not None: check_whole("max_cells", max_cells, 4)
+        shown = np.arange(adata.n_obs)
+        if max_cells is not None and adata.n_obs > max_cells: shown = np.sort(np.random.default_rng(seed).choice(adata.n_obs, max_cells, replace=False))
+        logger.info("no X_umap in obsm: making a UMAP of %d cells, embed_cells(..., copy=True) keeps it", len(shown))
+        umap = np.full((adata.n_obs, 2), np.nan, np.float32)
+        umap[shown] = _umap(adata if len(shown) == adata.n_obs else adata[shown], n_components, n_neighbors, use_rep, seed)
     if not copy: return umap
     embedded = adata.copy()
     embedded.obsm["X_umap"] = umap
@@ -48,8 +52,22 @@ def _features(
 ) -> np.ndarray: # (n_cells, components)
     "Principal components of the highly variable genes, or of all where few are marked"
     variable = adata.var.get("highly_variable")
-    chosen = adata.X[:, np.asarray(variable, dtype=bool)] if variable is not None and np.sum(variable) >= 20 else adata.X
+    chosen = _computed(adata.X[:, np.asarray(variable, dtype=bool)] if variable is not None and np.sum(variable) >= 20 else adata.X)[0]
     return np.asarray(sc.pp.pca(chosen, n_comps=max(1, min(n_components, min(chosen.shape) - 1)), random_state=seed))
+
+def _umap(
+    adata: ad.AnnData, # the cells that get a place
+    n_components: int, # this and what follows as for `embed_cells`
+    n_neighbors: int,
+    use_rep: str | None,
+    seed: int,
+) -> np.ndarray: # (n_cells, 2)
+    "Neighbours and UMAP, as scanpy makes them"
+    features = _features(adata, n_components, seed) if use_rep is None else np.asarray(adata.obsm[use_rep])
+    work = ad.AnnData(obsm={"features": features}, obs=pd.DataFrame(index=adata.obs_names))
+    sc.pp.neighbors(work, n_neighbors=min(n_neighbors, adata.n_obs - 1), use_rep="features", transformer="sklearn", random_state=seed)     # exact, so no luck in it
+    sc.tl.umap(work, random_state=seed)
+    return np.asarray(work.obsm["X_umap"])
 
 # %% ../nbs/04a_embedding.ipynb #30420dac
 def _position_energy(
@@ -88,12 +106,11 @@ def program_positions(
     top: float = 0.005, # share of the cells that place a program
 ) -> np.ndarray: # (n_programs, 2)
     "Where each program lies on the map: at its cells, kept apart from the others; deterministic"
-    usage, umap = np.asarray(getattr(usage, "usage", usage)), np.asarray(umap, dtype=float)
-    for argument, array in {"umap": umap, "usage": usage}.items(): check_finite(argument, array)
+    usage, umap = as_numbers("usage", getattr(usage, "usage", usage)), as_numbers("umap", umap)
     if usage.ndim != 2: raise ValueError(f"usage must have one column per program, got shape {usage.shape}")
     if umap.shape != (len(usage), 2): raise ValueError(f"umap must have shape ({len(usage)}, 2), got {umap.shape}")
-    if not 0 < top <= 1: raise ValueError(f"top must be a share in (0, 1], got {top}")
-    if repulsion < 0: raise ValueError(f"repulsion must be at least 0, got {repulsion}")
+    if not (is_number(top) and 0 < top <= 1): raise ValueError(f"top must be a share in (0, 1], got {top!r}")
+    if not (is_number(repulsion) and 0 <= repulsion < np.inf): raise ValueError(f"repulsion must be a number of at least 0, got {repulsion!r}")
     centroids = _usage_centroids(umap, usage, top)
     if repulsion == 0 or len(centroids) == 1: return centroids
     turn = np.pi * (3 - np.sqrt(5)) * np.arange(len(centroids))

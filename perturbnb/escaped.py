@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logsumexp
 
-from .common import check_whole
+from .common import check_whole, is_number
 from .likelihood import MOST_EXACT, log_partition
 from .model import _level_moments, gibbs_sample
 from .network import SpinNetwork, _rows_of
@@ -104,8 +104,8 @@ def escaped_cells(
 ) -> EscapedCells: # cells with several guides are one group per combination
     "Posterior that a cell is unperturbed, share per guide, responses of the others; raises `ValueError` on networks without guide terms or controls"
     spins, row = _rows_of(network, spins, sample_id, "escaped_cells")
-    check_whole("n_iter", n_iter, 2)
-    if not max_se > 0: raise ValueError(f"max_se must be a number above 0, got {max_se!r}")
+    check_whole("n_iter", n_iter, 2), check_whole("seed", seed, 0)
+    if not (is_number(max_se) and max_se > 0): raise ValueError(f"max_se must be a number above 0, got {max_se!r}")
     h, added, guides = _without_guides(network)
     perturbed = np.flatnonzero(guides[row] >= 0)
     names, first, of_cell = np.unique(guides[row[perturbed]], return_index=True, return_inverse=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .common import check_finite, nearest
+from .common import check_finite, check_frame, is_number, nearest
 from .model import _level_moments
 from .network import SpinNetwork, _rows_of
 from .targets import _false_discovery
@@ -35,6 +35,7 @@ def usual_covariates(
     obs: pd.DataFrame, # of a screen from `prepare_screen`
 ) -> pd.DataFrame: # cells × depth (log), S phase, G2M phase, mitochondrial share, as far as they are there and vary
     "Technical covariates of the cells; raises `ValueError` where there is none"
+    check_frame("obs", obs)
     found = {name: np.log1p(obs[key]) if name == "depth" else obs[key] for key, name in _USUAL.items() if key in obs and pd.api.types.is_numeric_dtype(obs[key])}
     table = pd.DataFrame({name: np.asarray(values, float) for name, values in found.items()}, index=obs.index)
     table = table.loc[:, table.nunique() > 1]
@@ -43,7 +44,8 @@ def usual_covariates(
 
 def _standardised(covariates, n_cells):
     "Covariates with mean 0 and standard deviation 1; raises `ValueError` on other tables"
-    if not isinstance(covariates, pd.DataFrame) or covariates.shape[1] == 0: raise ValueError(f"covariates must be a DataFrame with a column for each, got {type(covariates).__name__}")
+    check_frame("covariates", covariates)
+    if covariates.shape[1] == 0: raise ValueError("covariates must have a column for each, got none")
     if len(covariates) != n_cells: raise ValueError(f"covariates must have one row per cell ({n_cells}), got {len(covariates)}")
     for name in covariates:
         check_finite(f"covariates[{name!r}]", covariates[name].to_numpy())
@@ -67,7 +69,7 @@ def explained_responses(
 ) -> pd.DataFrame: # target_gene, program, estimate, se, q, adjusted, adjusted_se, left, flagged, reason, shift, shift_q
     "Responses with and without covariates, and which go; raises `ValueError` on covariates that do not fit, and without controls"
     spins, row = _rows_of(network, spins, sample_id, "explained_responses")
-    if not 0 < level < 1: raise ValueError(f"level must lie between 0 and 1, got {level!r}")
+    if not (is_number(level) and 0 < level < 1): raise ValueError(f"level must lie between 0 and 1, got {level!r}")
     x, samples = _standardised(covariates, len(spins)), network.samples
     if "if_control" not in samples or not samples["if_control"].astype(bool).any(): raise ValueError("network must have control samples: responses are relative to them")
     control = samples["if_control"].astype(bool).to_numpy()[row]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from .common import check_finite, logger, nearest
+from .common import as_list, as_numbers, check_finite, check_flag, check_frame, check_kind, is_number, logger, nearest
 from .designs import _boolean
 from .levels import Levels, fit_levels
 from .network import SpinNetwork, infer_network
@@ -39,15 +39,17 @@ def gene_spins(
 ) -> GeneSpins:
     "Spins of single genes; raises `ValueError` on genes that are not measured, or where none is left"
     if not isinstance(adata, ad.AnnData): raise ValueError(f"adata must be an AnnData, cells × genes, got {type(adata).__name__}")
-    if not 0 <= min_cell_fraction < 1: raise ValueError(f"min_cell_fraction must lie between 0 and 1, got {min_cell_fraction!r}")
-    if layer is not None and layer not in adata.layers: raise ValueError(f"layer must name a layer, got {layer!r}; {nearest(layer, adata.layers)}")
-    names = [str(gene) for gene in (adata.var_names if genes is None else genes)]
+    if not (is_number(min_cell_fraction) and 0 <= min_cell_fraction < 1): raise ValueError(f"min_cell_fraction must lie between 0 and 1, got {min_cell_fraction!r}")
+    if layer is not None and not (isinstance(layer, str) and layer in adata.layers): raise ValueError(f"layer must name a layer, got {layer!r}; {nearest(layer, adata.layers)}")
+    names = [str(gene) for gene in (adata.var_names if genes is None else as_list("genes", genes))]
     measured = adata.var_names.astype(str)
     for name in names:
         if name not in measured: raise ValueError(f"genes must be measured, got {name!r}; {nearest(name, measured)}")
     if len(set(names)) != len(names) or not measured.is_unique: raise ValueError("genes must be different, and measured once each, got one twice")
-    X = (adata.X if layer is None else adata.layers[layer])[:, measured.get_indexer(names)]
-    check_finite("expression", X)
+    X = adata.X if layer is None else adata.layers[layer]
+    if X is None or 0 in X.shape: raise ValueError(f"adata must hold expression, got {'no X' if X is None else f'{X.shape[0]} cells × {X.shape[1]} genes'}")
+    X = X[:, measured.get_indexer(names)]
+    check_finite("adata.X" if layer is None else f"layer {layer!r} of adata", X)
     X = X.toarray() if sparse.issparse(X) else np.asarray(X)
     fraction, varies = (X != X.min(0)).mean(0) if (X < 0).any() else (X > 0).mean(0), X.min(0) != X.max(0)
     reason = np.where(~varies, "never varies", np.where(fraction < min_cell_fraction, f"seen in under {min_cell_fraction:.1%} of cells", ""))
@@ -78,8 +80,9 @@ def prior_network(
     directed: bool = True, # False: what is known of one direction counts for both
 ) -> PriorNetwork:
     "Mask and values of a prior from a table of edges; raises `ValueError` where it names none of the genes"
-    if isinstance(size, (str, bool)) or not np.isfinite(size): raise ValueError(f"size must be a finite number, got {size!r}")
-    names = [str(name) for name in names]
+    check_flag("directed", directed)
+    if not (is_number(size) and np.isfinite(size)): raise ValueError(f"size must be a finite number, got {size!r}")
+    names = [str(name) for name in as_list("names", names)]
     table, i, j, known = _edges_between("edges", edges, names, weight)
     if not known.all(): logger.info("%d of %d edges of the prior join genes that are not in the network, or a gene with itself", (~known).sum(), len(table))
     mask, values = np.zeros((len(names),) * 2, bool), np.full((len(names),) * 2, np.nan)
@@ -97,12 +100,12 @@ def prior_network(
 def _edges_between(argument, edges, names, weight):
     "Table of edges, the position of regulated gene and regulator of each, and whether it joins two genes of the network"
     if not isinstance(edges, pd.DataFrame): raise ValueError(f"{argument} must be a DataFrame with columns 'regulator' and 'regulated', got {type(edges).__name__}")
+    if weight is not None: check_kind("weight", weight, str)
     needed, at = ["regulator", "regulated", *([weight] if weight else [])], pd.Index(names)
-    for column in needed:
-        if column not in edges: raise ValueError(f"{argument} must have a column {column!r}; {nearest(column, edges.columns)}")
+    check_frame(argument, edges, needed)
     if not at.is_unique: raise ValueError(f"names must be different, got {at[at.duplicated()][0]!r} twice")
     table = edges[needed].astype({"regulator": str, "regulated": str})
-    if weight: check_finite(f"{argument}[{weight!r}]", table[weight].to_numpy())
+    if weight: table = table.assign(**{weight: as_numbers(f"{argument}[{weight!r}]", table[weight])})
     i, j = at.get_indexer(table["regulated"]), at.get_indexer(table["regulator"])
     known = (i >= 0) & (j >= 0) & (i != j)
     if not known.any(): raise ValueError(f"{argument} must join genes of the network, none of {len(table)} does; the first is {table.iloc[0, :2].tolist() if len(table) else 'missing'}")
@@ -116,8 +119,9 @@ def known_interventions(
     sign: int | str = -1, # -1: all are knocked down; 1: activated; or a column of samples that holds -1 and 1
 ) -> dict[str, dict[str, int]]: # sample -> {gene: sign}, as `infer_network` takes it
     "Which genes of the network were set from outside in which samples; raises `ValueError` where none was"
-    for column in ("target_gene", "if_control", *([sign] if isinstance(sign, str) else [])):
-        if column not in samples: raise ValueError(f"samples must have a column {column!r}; {nearest(column, samples.columns)}")
+    check_frame("samples", samples, ("target_gene", "if_control", *([sign] if isinstance(sign, str) else [])))
+    names = as_list("names", names)
+    if not isinstance(sign, (str, int, np.integer)) or isinstance(sign, bool): raise ValueError(f"sign must be -1, 1 or a column of samples, got {sign!r}")
     signs = samples[sign] if isinstance(sign, str) else pd.Series(sign, samples.index)
     hit = samples["target_gene"].astype(str).isin([str(name) for name in names]) & ~_boolean(samples["if_control"])
     if not hit.any(): raise ValueError(f"names must hold a gene that was perturbed, got none of the {samples['target_gene'].nunique()} targets")
@@ -140,7 +144,7 @@ def infer_gene_network(
     "Network of single genes, and the spins it was learned from; raises `ValueError` as its parts do"
     if not isinstance(adata, ad.AnnData): raise ValueError(f"adata must be an AnnData, cells × genes, got {type(adata).__name__}")
     if "names" in options: raise ValueError("names are those of the genes: choose them with genes=, got names=")
-    if sample_key not in adata.obs: raise ValueError(f"sample_key must be a column of obs, got {sample_key!r}; {nearest(sample_key, adata.obs.columns)}")
+    if not isinstance(sample_key, str) or sample_key not in adata.obs: raise ValueError(f"sample_key must be a column of obs, got {sample_key!r}; {nearest(sample_key, adata.obs.columns)}")
     if weight is not None and prior is None: raise ValueError("weight names a column of prior, and there is no prior")
     levels = gene_spins(adata, genes, layer=layer, min_cell_fraction=min_cell_fraction)
     if prior is not None:

@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from .common import check_whole, logger, nearest, seeds_for
+from .common import as_labels, check_frame, check_whole, is_number, logger, nearest, seeds_for
 from .designs import _boolean
 from .gram import _n_threads
 from .model import all_states, check_spins, conditional_probabilities, energy, gibbs_sample
@@ -74,10 +74,7 @@ class ModelCheck:
 # %% ../nbs/02a_fit_quality.ipynb #cce60dfe
 def _sample_names(sample_id, n_cells):
     "The sample of each cell as str; raises `ValueError` where it is missing, or there are more or fewer of them than cells"
-    sample_id = pd.Series(sample_id)
-    if len(sample_id) != n_cells: raise ValueError(f"sample_id must have one entry per cell ({n_cells}), got {len(sample_id)}")
-    if sample_id.isna().any(): raise ValueError(f"sample_id must not be missing, got {sample_id.isna().sum()} NaN")
-    return sample_id.astype(str).to_numpy(dtype=object)
+    return as_labels("sample_id", sample_id, n_cells)
 
 def _known_rows(sample_id, index):
     "Where each sample stands in the index of samples; raises `ValueError` where it does not"
@@ -345,9 +342,10 @@ def replicate_agreement(
 ) -> Replicates:
     "Fit every replicate by itself and compare; raises `ValueError` where there are not two, or none share a perturbation"
     spins = check_spins(spins)
+    check_frame("samples", samples)
     sample_id, samples = _sample_names(sample_id, len(spins)), samples.set_axis(samples.index.astype(str))
     for name, column in (("by", by), ("rows", rows)):
-        if column not in samples: raise ValueError(f"{name} must be a column of samples, got {column!r}; {nearest(column, samples.columns)}")
+        if not isinstance(column, str) or column not in samples: raise ValueError(f"{name} must be a column of samples, got {column!r}; {nearest(column, samples.columns)}")
     if "if_control" not in samples: raise ValueError(f"samples must have a column 'if_control'; {nearest('if_control', samples.columns)}")
     row = _known_rows(sample_id, samples.index)
     if samples[by].iloc[row].isna().any(): raise ValueError(f"samples[{by!r}] must be known for every sample that has cells, {samples.index[row][samples[by].iloc[row].isna()][0]!r} has none")
@@ -407,7 +405,7 @@ def null_edges(
     spins, n_jobs = check_spins(spins), _n_threads(n_jobs)
     sample_id = _sample_names(sample_id, len(spins))
     if spins.shape[1] < 2: raise ValueError(f"spins must have at least 2 columns to have edges, got {spins.shape[1]}")
-    if not 0 < level < 1: raise ValueError(f"level must lie between 0 and 1, got {level!r}")
+    if not (is_number(level) and 0 < level < 1): raise ValueError(f"level must lie between 0 and 1, got {level!r}")
     row = np.unique(sample_id, return_inverse=True)[1]
     streams = seeds_for("null edges", seed, check_whole("n_shuffles", n_shuffles, 1))
     return NullEdges(np.array(Parallel(n_jobs)(delayed(_null_couplings)(spins, sample_id, row, stream, {"l1_J": 0.} | options | {"samples": samples}) for stream in streams)), level)

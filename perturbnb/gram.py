@@ -15,17 +15,19 @@ from numba import njit
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from .common import check_finite
+from .common import _stored_values, check_finite
+from .out_of_core import _is_lazy, _summed
 
 # %% ../nbs/01_gram.ipynb #c215810b
 def _checked_matrix(
-    X, # what the user gave
+    X, # what the user gave, in memory or on disk
     name: str, # its name, for messages
     *,
     signed: bool = False, # whether negative values are allowed
-): # (n_cells, n_genes), CSR or dense
+): # (n_cells, n_genes), CSR or dense, or on disk as it was
     "Refuse what cannot be factorised: not two-dimensional, not finite, negative, fewer than two cells"
     if hasattr(X, "obs"): raise ValueError(f"{name} must be a matrix, got {type(X).__name__}; give its X")
+    if _is_lazy(X): return _checked_blocks(X, name, signed)
     X = X.tocsr() if sparse.issparse(X) else np.asarray(X)
     if X.dtype == bool: X = X.astype(np.float32)
     if X.ndim != 2: raise ValueError(f"{name} must be cells × genes, got shape {X.shape}")
@@ -33,6 +35,15 @@ def _checked_matrix(
     lowest = X.min() if min(X.shape) and not signed else 0
     if lowest < 0: raise ValueError(f"{name} must not be negative, its lowest value is {lowest:.3g}; give log-normalised values, not centred ones")
     if X.shape[0] < 2: raise ValueError(f"{name} must hold at least two cells, got {X.shape[0]}")
+    return X
+
+def _checked_blocks(X, name, signed):
+    "The same for a matrix on disk, arguments as of `_checked_matrix`"
+    if X.ndim != 2 or X.shape[0] < 2: raise ValueError(f"{name} must be cells × genes with at least two cells, got shape {X.shape}")
+    if X.dtype.kind not in "biuf": raise ValueError(f"{name} must be numeric, got dtype {X.dtype}")
+    bad, negative = _summed(lambda block: np.array([(~np.isfinite(_stored_values(block))).sum(), (_stored_values(block) < 0).sum()]), X)
+    if bad: raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values")
+    if negative and not signed: raise ValueError(f"{name} must not be negative, got {negative} negative values; give log-normalised values, not centred ones")
     return X
 
 def _blocks(
@@ -95,7 +106,7 @@ def _sparse_gram(
 
 # %% ../nbs/01_gram.ipynb #2b21b2ac
 def gene_gram(
-    X, # (n_cells, n_genes), CSR or dense
+    X, # (n_cells, n_genes), CSR or dense, in memory
     *,
     weights: np.ndarray | None = None, # (n_cells,), >= 0, how much each cell counts; None: 1
     max_density: float = 0.1, # fuller matrices are multiplied as dense blocks
@@ -112,15 +123,18 @@ def gene_gram(
 
 # %% ../nbs/01_gram.ipynb #ec7683e9
 def _totals(
-    X, # (n_cells, n_genes), CSR or dense
+    X, # (n_cells, n_genes), CSR or dense, or on disk
     batches: np.ndarray, # (n_cells,) integer batch of each cell
     weights: np.ndarray, # (n_cells,), how much each cell counts
 ) -> tuple[np.ndarray, np.ndarray]: # sums (n_batches, n_genes), weights (n_batches,)
     "Weighted sum of the cells of each batch"
     n_batches = batches.max() + 1
-    members = sparse.csr_matrix((weights, (batches, np.arange(len(batches)))), (n_batches, len(batches)))
-    sums = members @ X
-    return np.asarray(sums.toarray() if sparse.issparse(sums) else sums, dtype=float), np.bincount(batches, weights, n_batches)
+
+    def of_block(block, batches, weights):
+        sums = sparse.csr_matrix((weights, (batches, np.arange(len(batches)))), (n_batches, len(batches))) @ block
+        return np.asarray(sums.toarray() if sparse.issparse(sums) else sums, dtype=float)
+
+    return _summed(of_block, X, batches, weights), np.bincount(batches, weights, n_batches)
 
 def _centre_gram(
     G: np.ndarray, # (n_genes, n_genes), of the genes as they are
@@ -163,18 +177,26 @@ def _sums(
         squares += (block ** 2).sum(0)
     return total, squares
 
-def gene_scale(
-    X, # (n_cells, n_genes), CSR or dense
-) -> np.ndarray: # (n_genes,), divisor of each gene; infinite for a constant gene
-    "Standard deviation of each gene, not below the 20th percentile of the genes that vary"
-    mean, squares = (total / X.shape[0] for total in _sums(X.tocsr() if sparse.issparse(X) else X))
+def _scale_of(
+    sums: np.ndarray, # (n_genes,)
+    squares: np.ndarray, # (n_genes,), sums of squares
+    n_cells: int, # of which
+) -> np.ndarray: # (n_genes,), as of `gene_scale`
+    "Divisor of each gene from its sums"
+    mean, squares = sums / n_cells, squares / n_cells
     variance = squares - mean ** 2
     varies = variance > 1e-12 * squares
-    scale = np.full(X.shape[1], np.inf)
+    scale = np.full(len(sums), np.inf)
     if varies.any():
         sd = np.sqrt(variance[varies])
         scale[varies] = np.maximum(sd, np.percentile(sd, 20))
     return scale
+
+def gene_scale(
+    X, # (n_cells, n_genes), sparse or dense, in memory or on disk
+) -> np.ndarray: # (n_genes,), divisor of each gene; infinite for a constant gene
+    "Standard deviation of each gene, not below the 20th percentile of the genes that vary"
+    return _scale_of(*_summed(lambda block: _sums(block.tocsr() if sparse.issparse(block) else block), X), X.shape[0])
 
 # %% ../nbs/01_gram.ipynb #862c7281
 @njit(cache=True, nogil=True)

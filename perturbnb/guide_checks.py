@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .common import nearest
+from .common import check_frame, check_kind, is_number, nearest
 from .targets import Targets, _false_discovery
 from .uncertainty import Uncertainty
 
@@ -81,7 +81,8 @@ def check_guides(
     level: float = 0.05, # false discovery rate of every test
 ) -> pd.DataFrame: # guide, target_gene, verdict, the numbers behind it; log2_fold_change and on_target_q where on_target is given
     "Does each guide work, do nothing, or do something else than its siblings; raises `ValueError` on results of different networks"
-    if not 0 < level < 1: raise ValueError(f"level must lie between 0 and 1, got {level!r}")
+    if not (is_number(level) and 0 < level < 1): raise ValueError(f"level must lie between 0 and 1, got {level!r}")
+    check_kind("targets", targets, Targets), check_kind("uncertainty", uncertainty, Uncertainty)
     guides, target = list(targets.guides.index), targets.guides["target_gene"].to_numpy()
     order = _same_guides(guides, uncertainty.guides)
     at, covariance = np.flatnonzero(uncertainty.terms["kind"] == "guide")[order], uncertainty.guide_covariance[order]
@@ -99,6 +100,7 @@ def check_guides(
 
 def _with_transcript(table, on_target):
     "Add what the guides did to their targets' transcripts"
+    check_frame("on_target", on_target)
     missing = [name for name in ("guide", "target_gene", "log2_fold_change", "q") if name not in on_target]
     if missing: raise ValueError(f"on_target must come from on_target_change, it has no column {missing[0]!r}")
     own = on_target.drop_duplicates("guide").set_index("guide")[["log2_fold_change", "q"]].reindex(table["guide"])

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numba import get_num_threads, njit
 
-from .common import check_finite
+from .common import as_list, check_finite
 
 # %% ../nbs/01a_levels.ipynb #09ec0ae0
 @njit(cache=True, nogil=True)
@@ -159,7 +159,7 @@ def fit_levels(
     "Optimal three levels of every program; raises `ValueError` on NaN or a wrong shape"
     if names is None and isinstance(usage, pd.DataFrame): names = [str(name) for name in usage.columns]
     usage = _checked_usage(usage)
-    names = [f"P{k + 1}" for k in range(usage.shape[1])] if names is None else list(names)
+    names = [f"P{k + 1}" for k in range(usage.shape[1])] if names is None else as_list("names", names)
     if len(names) != usage.shape[1]: raise ValueError(f"names must have one entry per program, {usage.shape[1]}, got {len(names)}")
     columns, clip = np.array(usage.T, order="C"), np.full(len(names), np.inf)
     with ThreadPoolExecutor(get_num_threads()) as threads:

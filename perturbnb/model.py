@@ -12,32 +12,39 @@ from dataclasses import dataclass
 import numpy as np
 from numba import get_num_threads, njit, prange, set_num_threads
 
-from .common import check_finite, check_whole, seeds_for
+from .common import as_numbers, check_finite, check_whole, seeds_for
 
 # %% ../nbs/00a_model.ipynb #e0d05776
 def _checked_model(J, h):
     "`J` and `h` as float64 arrays; raises `ValueError` where they do not fit together"
-    J, h = np.asarray(J, dtype=np.float64), np.asarray(h, dtype=np.float64)
+    J, h = as_numbers("J", J), as_numbers("h", h)
     if J.ndim != 2 or J.shape[0] != J.shape[1]: raise ValueError(f"J must be square, got shape {J.shape}")
     if h.ndim not in (1, 2) or h.shape[-1] != len(J): raise ValueError(f"h must have one column per spin ({len(J)}), got shape {h.shape}")
-    check_finite("J", J)
-    check_finite("h", h)
     return J, h
+
+def _checked_cells(spins, J, h):
+    "The same, and spins as float64"
+    (J, h), s = _checked_model(J, h), check_spins(spins).astype(np.float64)
+    if s.shape[1] != len(J): raise ValueError(f"spins must have one column per row of J ({len(J)}), got {s.shape[1]}")
+    if h.ndim == 2 and len(h) not in (1, len(s)): raise ValueError(f"h must have one row per cell ({len(s)}), or be one-dimensional, got shape {h.shape}")
+    return s, J, h
 
 def check_spins(
     spins: np.ndarray, # (n_cells, n_spins)
+    name: str = "spins", # the argument's name, for the message
 ) -> np.ndarray: # the same as contiguous int8
     "Raise `ValueError` unless `spins` is a table of −1, 0 and +1"
     if not hasattr(spins, "__array__") and not isinstance(spins, (list, tuple)):      # numpy would go through an AnnData value by value
         advice = "; give adata.obsm['spins']" if hasattr(spins, "obsm") else ""
-        raise ValueError(f"spins must be cells × programs with values -1, 0, 1, got {type(spins).__name__}{advice}")
+        raise ValueError(f"{name} must be cells × programs with values -1, 0, 1, got {type(spins).__name__}{advice}")
+    if np.ma.is_masked(spins): raise ValueError(f"{name} must be -1, 0 or 1 everywhere, got masked values")
     spins = np.asarray(spins)
-    if spins.ndim != 2: raise ValueError(f"spins must be two-dimensional, cells × spins, got shape {spins.shape}")
-    if spins.size == 0: raise ValueError(f"spins must hold at least one cell and one spin, got shape {spins.shape}")
-    check_finite("spins", spins)
+    if spins.ndim != 2: raise ValueError(f"{name} must be two-dimensional, cells × spins, got shape {spins.shape}")
+    if spins.size == 0: raise ValueError(f"{name} must hold at least one cell and one spin, got shape {spins.shape}")
+    check_finite(name, spins)
     small = spins.astype(np.int8)
     wrong = (small != spins) | (np.abs(small) > 1)
-    if wrong.any(): raise ValueError(f"spins must be -1, 0 or 1, got {wrong.sum()} other values such as {spins[wrong][0]}")
+    if wrong.any(): raise ValueError(f"{name} must be -1, 0 or 1, got {wrong.sum()} other values such as {spins[wrong][0]}")
     return np.ascontiguousarray(small)
 
 # %% ../nbs/00a_model.ipynb #7719c7ab
@@ -47,9 +54,8 @@ def energy(
     h: np.ndarray, # (n_spins,) or (n_cells, n_spins)
 ) -> np.ndarray: # (n_cells,), dimensionless
     "Energy of each cell's state: the lower, the more probable"
-    J, h = _checked_model(J, h)
+    s, J, h = _checked_cells(spins, J, h)
     if not np.allclose(J, J.T): raise ValueError("J must be symmetric: a directed network has no energy")
-    s = check_spins(spins).astype(np.float64)
     return -(s * h).sum(1) - 0.5 * ((s @ J) * s).sum(1) - 0.5 * s**2 @ np.diag(J)
 
 # %% ../nbs/00a_model.ipynb #cecc7ef3
@@ -59,8 +65,7 @@ def conditional_probabilities(
     h: np.ndarray, # (n_spins,) or (n_cells, n_spins)
 ) -> np.ndarray: # (n_cells, n_spins, 3): probabilities of -1, 0, +1 given the cell's other spins
     "Probability of each value of each spin, given the rest of its cell"
-    J, h = _checked_model(J, h)
-    s = check_spins(spins).astype(np.float64)
+    s, J, h = _checked_cells(spins, J, h)
     activity, field = np.diag(J), h + s @ (J - np.diag(np.diag(J))).T
     exponents = np.stack([activity - field, np.zeros_like(field), activity + field], axis=-1)
     exponents -= exponents.max(axis=-1, keepdims=True)
@@ -103,16 +108,16 @@ def state_probabilities(
     h: np.ndarray, # (n_spins,)
 ) -> np.ndarray: # (3**n_spins,), in the order of `all_states`
     "Probability of every state"
-    low = -energy(all_states(len(np.asarray(J))), J, h)
+    J, h = _checked_model(J, h)
+    low = -energy(all_states(len(J)), J, h)
     p = np.exp(low - low.max())
     return p / p.sum()
 
 def _checked_weights(weights, n_cells):
     "Weights that sum to 1; raises `ValueError` where they can't"
     if weights is None: return np.full(n_cells, 1 / n_cells)
-    weights = np.asarray(weights, dtype=np.float64)
+    weights = as_numbers("weights", weights)
     if weights.shape != (n_cells,): raise ValueError(f"weights must have one entry per cell ({n_cells}), got shape {weights.shape}")
-    check_finite("weights", weights)
     if (weights < 0).any() or not weights.any(): raise ValueError("weights must be at least 0, and some above")
     return weights / weights.sum()
 
@@ -130,7 +135,8 @@ def exact_moments(
     h: np.ndarray, # (n_spins,)
 ) -> Moments:
     "Moments of the model, by summing over all states"
-    return moments(all_states(len(np.asarray(J))), state_probabilities(J, h))
+    J, h = _checked_model(J, h)
+    return moments(all_states(len(J)), state_probabilities(J, h))
 
 def third_cumulants(
     spins: np.ndarray, # (n_cells, n_spins), values -1, 0, 1
@@ -246,7 +252,7 @@ def gibbs_sample(
     J, h = _checked_model(J, h)
     if h.ndim != 2: raise ValueError(f"h must have one row per cell, got shape {h.shape}")
     check_whole("n_sweeps", n_sweeps, 1)
-    spins = np.zeros(h.shape, np.int8) if initial is None else check_spins(initial)
+    spins = np.zeros(h.shape, np.int8) if initial is None else check_spins(initial, "initial")
     if spins.shape != h.shape: raise ValueError(f"initial must have the shape of h, {h.shape}, got {spins.shape}")
     chains = Chains.start(spins, np.arange(len(h)), seed=seed)
     chains.advance(J, h, n_sweeps)

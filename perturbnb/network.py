@@ -17,7 +17,7 @@ from anndata import AnnData, read_h5ad
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
-from .common import check_whole, logger, nearest, written_whole
+from .common import as_labels, check_choice, check_frame, check_kind, check_whole, is_number, logger, nearest, written_whole
 from .conditionals import FLOOR, conditional_variance
 from .designs import Design, check_identified, formula_design, free_design, given_design, screen_design
 from .evidence import Problem, coefficient_variance, coupling_threshold, empirical_bayes, held_out_strength, pulled, sparse_threshold
@@ -72,7 +72,7 @@ class SpinNetwork:
         seed: int = 0, # of annealed importance sampling, where there are too many spins to sum over all states
     ) -> np.ndarray: # (n_cells,)
         "Log-probability of each cell under the field of its sample; raises `ValueError` on a directed network"
-        spins, row = _rows_of(self, spins, sample_id, "log_likelihood")
+        (spins, row), seed = _rows_of(self, spins, sample_id, "log_likelihood"), check_whole("seed", seed, 0)
         return log_likelihood(self.J, self.h, spins, row, seed=seed)
 
     def sample(self,
@@ -91,7 +91,7 @@ class SpinNetwork:
         layers: dict[str, np.ndarray] | None = None, # further tables to keep with it, each (n_samples, n_spins)
     ) -> None:
         "Write the network; the file appears whole or not at all"
-        _write_network(self, path, layers or {})
+        _write_network(self, path, {} if layers is None else layers)
 
     @staticmethod
     def load(
@@ -123,13 +123,13 @@ def _rows_to_draw(n_cells, n_samples):
 
 def _rows_of(network, spins, sample_id, what):
     "Spins, and the row of the network's samples that each cell belongs to; raises `ValueError` where they do not fit the network, or it is directed"
+    check_kind("network", network, SpinNetwork)
     if network.directed: raise ValueError(f"{what} needs an undirected network: a directed one has no energy")
     spins = check_spins(spins)
     if spins.shape[1] != len(network.names): raise ValueError(f"spins must have {len(network.names)} columns as the network, got {spins.shape[1]}")
-    wanted = pd.Series(np.full(len(spins), sample_id, dtype=object) if np.ndim(sample_id) == 0 else np.asarray(sample_id)).astype(str)
-    if len(wanted) != len(spins): raise ValueError(f"sample_id must have one entry per cell ({len(spins)}), got {len(wanted)}")
+    wanted = as_labels("sample_id", [sample_id] * len(spins) if isinstance(sample_id, str) or np.isscalar(sample_id) else sample_id, len(spins))
     row = network.samples.index.get_indexer(wanted)
-    if (row < 0).any(): raise ValueError(f"sample_id must be in the network, got {wanted[row < 0].iloc[0]!r}; {nearest(wanted[row < 0].iloc[0], network.samples.index)}")
+    if (row < 0).any(): raise ValueError(f"sample_id must be in the network, got {wanted[row < 0][0]!r}; {nearest(wanted[row < 0][0], network.samples.index)}")
     return spins, row
 
 # %% ../nbs/02_network.ipynb #5c7bb5c1
@@ -137,6 +137,9 @@ FORMAT_VERSION = 2
 
 def _write_network(network, path, layers):
     "As AnnData, samples × spins, in one file"
+    check_kind("layers", layers, dict)
+    for name, table in layers.items():
+        if np.shape(table) != network.h.shape: raise ValueError(f"layers must be tables of shape {network.h.shape}, got {np.shape(table)} for {name!r}")
     adata = AnnData(network.h, obs=network.samples.copy(), var=pd.DataFrame(index=network.names), layers=layers)
     for column in adata.obs.select_dtypes(exclude=["number", "bool", "category"]): adata.obs[column] = adata.obs[column].astype(str)
     adata.varp["J"], adata.obsm["design"] = network.J, network.design
@@ -147,6 +150,7 @@ def _write_network(network, path, layers):
 
 def _read_network(path):
     "What `_write_network` wrote"
+    check_kind("path", path, str, Path)
     if not Path(path).is_file(): raise ValueError(f"path must lead to a saved SpinNetwork, there is no file {str(path)!r}")
     try: adata = read_h5ad(path)
     except OSError as error:
@@ -172,6 +176,7 @@ def _sample_table(sample_id, samples, n_cells):
         names = order.astype(str).to_numpy()
         samples = pd.DataFrame({"guide": names, "if_control": False}, index=pd.Index(names, name="sample_id"))
     else:
+        check_frame("samples", samples)
         samples = samples.set_axis(samples.index.astype(str)).rename_axis("sample_id")
     if not samples.index.is_unique: raise ValueError(f"samples must have a unique index, got {samples.index[samples.index.duplicated()][0]!r} twice")
     counts = sample_id.value_counts()
@@ -217,13 +222,10 @@ def _units(design, sample, n_samples, left_out):
     return unit.ravel(), design.matrix[pairs[:, 0]], left_out[pairs[:, 1]], by_sample
 
 # %% ../nbs/02_network.ipynb #f8ccfb38
-def _check_choice(name, value, options):
-    if not isinstance(value, str) or value not in options: raise ValueError(f"{name} must be one of the words listed here, got {value!r}; {nearest(value, options)}")
-
 def _check_strength(name, value, words=()):
     "Raise `ValueError` unless a number of at least 0, or one of the words"
     if isinstance(value, str) and value in words: return
-    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool) or not np.isfinite(value) or value < 0:
+    if not is_number(value) or not np.isfinite(value) or value < 0:
         raise ValueError(f"{name} must be a number of at least 0{''.join(f' or {word!r}' for word in words)}, got {value!r}")
 
 def _check_options(l2_response, l1_J, tol, max_iter, seed, n_jobs, directed, strengths, sampler):
@@ -381,7 +383,7 @@ _MOST_STATES = 3_000_000 # 3^n_spins × units up to which "auto" sums over all s
 
 def _chosen_method(method, n_spins, n_units, directed, interventions, sampler):
     "The estimator; raises `ValueError` where it cannot do what is asked"
-    _check_choice("method", method, _METHODS)
+    check_choice("method", method, _METHODS)
     if directed and method in ("exact", "mcmc"): raise ValueError(f"method={method!r} needs an energy, which a directed network does not have; use 'pseudo_likelihood'")
     if interventions and method in ("exact", "mcmc"): raise ValueError(f"interventions leave single conditionals out, which method={method!r} does not have; use 'pseudo_likelihood'")
     if sampler and method != "mcmc": raise ValueError(f"{sampler[0]} is an option of method='mcmc', got method={method!r}")
@@ -442,7 +444,7 @@ def infer_network(
     "Couplings and fields that maximise the penalised likelihood; raises `ValueError` on input that does not fit together"
     if names is None and isinstance(spins, pd.DataFrame): names = spins.columns
     spins = checked_spins(spins)
-    _check_choice("sample_weight", sample_weight, ("cells", "equal"))
+    check_choice("sample_weight", sample_weight, ("cells", "equal"))
     strengths = dict(l1_response=l1_response, l2_J=l2_J, l2_h=l2_h, l2_J_prior=l2_J_prior, l1_off_mask=l1_off_mask, l2_off_mask=l2_off_mask, l2_response_prior=l2_response_prior)
     sampler = {name: value for name, value in dict(step_size=step_size, sampling_size=sampling_size, mixing=mixing).items() if value is not None}
     _check_options(l2_response, l1_J, tol, max_iter, seed, n_jobs, directed, strengths, sampler)

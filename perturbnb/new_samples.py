@@ -18,7 +18,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from .common import check_whole, logger, nearest, seeds_for
+from .common import as_list, check_whole, is_number, logger, nearest, seeds_for
 from .conditionals import FLOOR, Cells, Penalty, conditional_gradient
 from .designs import check_identified
 from .goodness import _cells_of_network, _sample_names
@@ -87,9 +87,9 @@ def infer_fields(
 ) -> SpinNetwork: # the same J; coefficients, design, samples and h are those of the further cells, method is how these were fitted
     "Fields of further samples with the couplings held fixed, by the network's own likelihood; raises `ValueError` on cells that do not fit the network"
     spins = _cells_of_network(network, spins)
-    if l2_response != "auto" and (isinstance(l2_response, (str, bool)) or not np.isfinite(l2_response) or l2_response < 0):
+    if not (isinstance(l2_response, str) and l2_response == "auto") and not (is_number(l2_response) and 0 <= l2_response < np.inf):
         raise ValueError(f"l2_response must be 'auto' or a number of at least 0, got {l2_response!r}")
-    if not 0 < tol < 1: raise ValueError(f"tol must lie between 0 and 1, got {tol!r}")
+    if not (is_number(tol) and 0 < tol < 1): raise ValueError(f"tol must lie between 0 and 1, got {tol!r}")
     check_whole("max_iter", max_iter, 1)
     row, samples = _sample_table(sample_id, samples, len(spins))
     chosen = _chosen_design(design, samples, len(spins))
@@ -145,7 +145,7 @@ def representative_samples(
     spins = check_spins(spins)
     sample_id = _sample_names(sample_id, len(spins))
     names, row = np.unique(sample_id, return_inverse=True)
-    keep = [str(name) for name in dict.fromkeys(keep)]
+    keep = [str(name) for name in dict.fromkeys(as_list("keep", keep))]
     for name in keep:
         if name not in names: raise ValueError(f"keep must name samples that have cells, got {name!r}; {nearest(name, names)}")
     least = max(len(keep), 1)

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from .common import _progress, check_whole, seeds_for
-from .consensus import Balance, _balanced_weights, _free_gram, _in_memory, _check_room, _levels, _prepared, _rows, _scaled_gram
+from .common import _progress, as_list, check_flag, check_whole, seeds_for
+from .consensus import Balance, _balanced_weights, _free_gram, _check_room, _levels, _opened, _prepared, _rows, _scaled_grams
 from .gene_clusters import _directions, _fit_gram, _guess, _leading
-from .programs import _check_flag, _check_number
+from .programs import _check_number
 
 # %% ../nbs/01b_number.ipynb #10f8553f
 def _held_out_error(
@@ -109,9 +109,9 @@ def _split_cells(
     n_dimensions: int, # most directions that will be needed
 ) -> _Split:
     "Two random halves of the cells, and five parts of the genes"
-    rng, X, halves = np.random.default_rng(seed), _rows(screen.X, screen.shaping), []
+    rng = np.random.default_rng(seed)
     first = rng.permutation(len(weights)) % 2 == 0
-    for half in (first, ~first): halves.append(_scaled_gram(X, screen.scale, np.where(half, weights, 0), *level))
+    halves = list(_scaled_grams(_rows(screen.X, screen.shaping), screen.scale, np.where(np.c_[first, ~first], weights[:, None], 0), *level))
     fold = rng.permutation(len(screen.genes)) % 5
     return _Split(halves, [_directions(_free_gram(G, screen.prior < 0), n_dimensions, rng) for G in halves], fold, seed)
 
@@ -126,7 +126,7 @@ def _candidates(
     if candidates is None:
         first = n_prior + 4
         return [k for k in range(first, first + 28, 2) if k <= most // 5] or list(range(n_prior + 1, min(first, most) + 1))
-    if not pd.api.types.is_list_like(candidates): raise ValueError(f"candidates must be a list of numbers of programs, got {candidates!r}")
+    candidates = as_list("candidates", candidates)
     if len(candidates) == 0: raise ValueError("candidates must hold at least one number of programs")
     for k in candidates:
         _check_number(k, n_cells // 2, n_prior + n_genes, name="candidates", cells="cells of one half")
@@ -137,7 +137,7 @@ def _candidates(
 _FEWEST_CELLS = 20 # two halves of fewer than ten cells say nothing of each other
 
 def choose_n_programs(
-    adata: ad.AnnData, # log-normalised screen, cells × genes, in memory or backed
+    adata: ad.AnnData, # log-normalised screen, cells × genes, in memory, backed or from `open_screen`
     candidates: Sequence[int] | None = None, # numbers of programs to try; None: 4, 6, ..., 30 as far as the genes allow, then the neighbours of the best
     *,
     n_repeats: int = 2, # number of random splits of the cells
@@ -150,8 +150,8 @@ def choose_n_programs(
     seed: int = 0, # decides everything random
 ) -> ProgramChoice:
     "Number of programs by bi-cross-validation on Gram blocks; raises `ValueError` on bad input"
-    check_whole("n_repeats", n_repeats, 1), _check_flag("signed", signed)
-    adata = _in_memory(adata)
+    check_whole("n_repeats", n_repeats, 1), check_flag("signed", signed)
+    adata = _opened(adata)
     screen = _prepared(adata, balance, balance_key, min_group_cells, min_cell_fraction, prior_programs)
     n_prior, n_cells, n_genes = len(prior_programs or {}), int(screen.shaping.sum()), int(((screen.prior < 0) & np.isfinite(screen.scale)).sum())
     if n_cells < _FEWEST_CELLS: raise ValueError(f"adata must have at least {_FEWEST_CELLS} cells that take part, for two halves that can be compared, got {n_cells}")

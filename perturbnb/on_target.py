@@ -8,9 +8,11 @@ __all__ = ['on_target_change', 'plot_on_target']
 # %% ../nbs/03c_on_target.ipynb #9a4b02ba
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy import sparse, stats
 
-from .common import check_whole, logger
+from .common import check_kind, check_whole, logger
+from .out_of_core import _stacked
 from .targets import _false_discovery
 
 # %% ../nbs/03c_on_target.ipynb #9eaea18e
@@ -39,6 +41,8 @@ def _compared(x, x0, batch, batch0, n_batches):
 # %% ../nbs/03c_on_target.ipynb #d3340ead
 def _checked_screen(adata):
     "Guide, target, control flag and batch of each cell; raises `ValueError` on a screen that was not prepared"
+    check_kind("adata", adata, AnnData)
+    if adata.X is None: raise ValueError("adata must hold log-normalised expression, got no X")
     missing = [key for key in ("guide", "target_gene", "if_control") if key not in adata.obs]
     if missing: raise ValueError(f"adata must come from prepare_screen, its obs has no column {missing[0]!r}")
     control = adata.obs["if_control"]
@@ -46,12 +50,18 @@ def _checked_screen(adata):
     batch = pd.factorize(adata.obs["batch"].astype(str))[0] if "batch" in adata.obs else np.zeros(adata.n_obs, int)
     return adata.obs["guide"].astype(str).to_numpy(), adata.obs["target_gene"].astype(str).to_numpy(), control.to_numpy(bool), batch
 
-def _molecules(adata, gene):
-    "Normalised molecules of a gene in each cell; raises `ValueError` where they are not finite or negative"
-    x = adata.X[:, adata.var_names.get_loc(gene)]
-    x = np.asarray(x.toarray() if sparse.issparse(x) else x, np.float64).ravel()
-    if not np.isfinite(x).all() or (x < 0).any(): raise ValueError(f"adata.X must be log-normalised, finite and at least 0, got other values for {gene!r}")
-    return np.expm1(x)
+_GENES_AT_ONCE = 256 # read in one pass over the cells
+
+def _molecules(adata, genes):
+    "Normalised molecules of each of some genes, gene and (n_cells,) float64 one after the other; raises `ValueError` where they are not finite or negative"
+    for first in range(0, len(genes), _GENES_AT_ONCE):
+        names = genes[first:first + _GENES_AT_ONCE]
+        columns = adata.var_names.get_indexer(names)
+        found = _stacked(lambda block, columns=columns: sparse.csr_matrix(block[:, columns]), adata.X).tocsc()
+        for k, name in enumerate(names):
+            x = found[:, [k]].toarray().ravel().astype(np.float64)
+            if not np.isfinite(x).all() or (x < 0).any(): raise ValueError(f"adata.X must be log-normalised, finite and at least 0, got other values for {name!r}")
+            yield name, np.expm1(x)
 
 def _own_genes(target, genes):
     "The genes a target label stands for"
@@ -66,27 +76,32 @@ def on_target_change(
     "Change of the target's own transcript, a row per guide; raises `ValueError` on a screen that was not prepared"
     check_whole("min_cells", min_cells, 2)
     guide, target, control, batch = _checked_screen(adata)
-    genes, rows = set(adata.var_names), []
     of_guide = pd.DataFrame({"guide": guide, "target": target})[~control].drop_duplicates().sort_values("guide")
     if of_guide.empty: raise ValueError("adata must hold perturbed cells, got controls and nothing else")
     if not control.any(): logger.warning("no controls: a target's transcript is compared with cells of other targets, and has no p")
-    for name, label in of_guide.itertuples(index=False):
-        mine = (guide == name) & ~control
-        for gene in _own_genes(label, genes):
-            others = control if control.any() else ~np.char.equal(target.astype(str), label)
-            reference = "all samples" if not control.any() else "own batch" if np.isin(batch[mine], batch[control]).all() else "all controls"
-            row = {"guide": name, "target_gene": gene, "n_cells": int(mine.sum()), "n_controls": int(others.sum()), "reference": reference}
-            rows.append(row | (_own_change(_molecules(adata, gene), mine, others, batch, reference, min_cells) if gene in genes else {"note": "not measured"}))
+    genes, perturbed, controls = set(adata.var_names), np.flatnonzero(~control), np.flatnonzero(control)
+    cells = {name: perturbed[at] for name, at in pd.Series(guide[perturbed]).groupby(guide[perturbed]).indices.items()}
+    def others(label): return controls if len(controls) else np.flatnonzero(target != label)
+    pairs = [(name, label, gene) for name, label in of_guide.itertuples(index=False) for gene in _own_genes(label, genes)]
+    rows = [_pair(name, gene, batch[cells[name]], batch[others(label)], len(controls)) for name, label, gene in pairs]
+    for gene, x in _molecules(adata, sorted({gene for _, _, gene in pairs} & genes)):
+        for row, (name, label, own) in zip(rows, pairs):
+            if own == gene: row.update(_own_change(x, cells[name], others(label), batch, row["reference"], min_cells))
     table = pd.DataFrame(rows).reindex(columns=["guide", "target_gene", "n_cells", "n_controls", "mean", "control_mean", "log2_fold_change", "se", "p", "q", "reference", "note"])
     table = table.astype({name: float for name in ("mean", "control_mean", "log2_fold_change", "se", "p", "q")})
     return table.assign(q=_false_discovery(table["p"].to_numpy()))
 
+def _pair(name, gene, batch, batch0, n_controls):
+    "A row before it is known what the guide did to the gene: its cells lie in `batch`, those it is compared with in `batch0`"
+    reference = "all samples" if not n_controls else "own batch" if np.isin(batch, batch0).all() else "all controls"
+    return {"guide": name, "target_gene": gene, "n_cells": len(batch), "n_controls": len(batch0), "reference": reference, "note": "not measured"}
+
 def _own_change(x, mine, others, batch, reference, min_cells):
-    "What a guide did to one gene, and why there is no p where there is none"
-    if not others.any(): return {"note": "no controls"}
+    "What a guide did to one gene, and why there is no p where there is none; `mine` and `others` are numbers of cells"
+    if not len(others): return {"note": "no controls"}
     values = _compared(x[mine], x[others], batch[mine], batch[others], batch.max() + 1)
     found = dict(zip(("mean", "control_mean", "log2_fold_change", "se", "p"), values))
-    few, unseen = min(mine.sum(), others.sum()) < min_cells, mine.sum() * (x[others] > 0).mean() < 5
+    few, unseen = min(len(mine), len(others)) < min_cells, len(mine) * (x[others] > 0).mean() < 5
     note = "no controls" if reference == "all samples" else "few cells" if few else "hardly seen" if unseen else ""
     return found | {"note": note} | ({"p": np.nan} if note else {})
 

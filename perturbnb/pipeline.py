@@ -27,7 +27,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import perturbnb as pnb
-from .common import _progress, check_whole, logger
+from .common import _progress, check_flag, check_jobs, check_kind, check_whole, is_number, logger
 from .results import _draw_figures, _staging, _write_arrays, _write_tables, result_tables
 
 ad, np, pd = (lazy_loader.load(name) for name in ("anndata", "numpy", "pandas"))     # so that `perturbnb --help` is quick
@@ -79,6 +79,21 @@ def _check_given(programs, n_programs, signed, overlap):
     "Raise `ValueError` where programs are given and something else says how to find them"
     for name, value, default in (("n_programs", n_programs, None), ("signed", signed, False), ("overlap", overlap, 1)):
         if programs is not None and value != default: raise ValueError(f"{name} must be left out when programs are given, it is about finding them, got {value!r}")
+
+def _check_analysis(options):
+    "Raise `ValueError` on options of `analyse_screen` that can be known to be wrong before any work"
+    for name, minimum in dict(n_repeats=1, overlap=1, null_rounds=0, seed=0).items(): check_whole(name, options[name], minimum)
+    if options["n_programs"] is not None: check_whole("n_programs", options["n_programs"], 1)
+    for name in ("signed", "name_programs", "drop_technical", "declare_inert"): check_flag(name, options[name])
+    for name in ("resolution", "group_resolution", "repulsion", "min_cell_fraction"):
+        if not (is_number(options[name]) and 0 <= options[name] < float("inf")): raise ValueError(f"{name} must be a number of at least 0, got {options[name]!r}")
+    for name in ("resolution", "group_resolution"):
+        if not options[name] > 0: raise ValueError(f"{name} must be a positive number, got {options[name]!r}")
+    balances = ("sqrt", "equal", "proportional", "none")
+    if options["balance"] not in balances: raise ValueError(f"balance must be one of {', '.join(balances)}, got {options['balance']!r}")
+    check_jobs(options["n_jobs"])
+    _check_given(*(options[name] for name in ("programs", "n_programs", "signed", "overlap")))
+    if options["gene_sets"] is not None: pnb.annotation._checked_sets(options["gene_sets"], ())
 
 def _found(screen, n_programs, *, balance, min_cell_fraction, signed, overlap, seed, **repeats):
     "What the first stage finds: choice, programs"
@@ -203,10 +218,11 @@ def analyse_screen(
     on_stage=lambda stage: None, # called with the name of each stage when it begins
 ) -> Analysis:
     "All stages of the analysis up to `until`; raises `ValueError` on a screen that was not prepared or options that exclude each other"
+    options = dict(locals())
     if until not in STAGES: raise ValueError(f"until must be one of {', '.join(STAGES)}, got {until!r}")
+    check_kind("screen", screen, ad.AnnData)
     if "perturbnb" not in screen.uns or "sample_id" not in screen.obs: raise ValueError("screen must come from prepare_screen, got an AnnData without its samples table")
-    _check_given(programs, n_programs, signed, overlap)
-    check_whole("null_rounds", null_rounds, 0)
+    _check_analysis(options)
     found = {}
 
     def reached(stage):
@@ -375,17 +391,10 @@ def run(
 # %% ../nbs/08_pipeline.ipynb #20354141
 def _check_run(screen, parameters):
     "Raise `ValueError` on what can be known to be wrong before any work"
-    for name, minimum in dict(n_repeats=1, overlap=1, null_rounds=0, seed=0, max_genes=1).items(): check_whole(name, parameters[name], minimum)
-    if parameters["n_programs"] is not None: check_whole("n_programs", parameters["n_programs"], 1)
-    _check_given(*(parameters[name] for name in ("programs", "n_programs", "signed", "overlap")))
-    if parameters["gene_sets"] is not None: pnb.annotation._sets_of(Path(parameters["gene_sets"]), "gene_sets")
+    _check_analysis(parameters)
+    check_whole("max_genes", parameters["max_genes"], 1)
     if parameters["programs"] is not None: pnb.annotation._read_programs(Path(parameters["programs"]))
-    for name in ("resolution", "group_resolution"):
-        if not parameters[name] > 0: raise ValueError(f"{name} must be a positive number, got {parameters[name]!r}")
-    if not parameters["repulsion"] >= 0: raise ValueError(f"repulsion must be at least 0, got {parameters['repulsion']!r}")
-    if parameters["n_jobs"] == 0: raise ValueError("n_jobs must be at least 1, or -1 for all processors, got 0")
-    for name, options in dict(multi_guide=("drop", "keep"), balance=("sqrt", "equal", "proportional", "none")).items():
-        if parameters[name] not in options: raise ValueError(f"{name} must be one of {', '.join(options)}, got {parameters[name]!r}")
+    if parameters["multi_guide"] not in ("drop", "keep"): raise ValueError(f"multi_guide must be one of drop, keep, got {parameters['multi_guide']!r}")
     if screen is not None and not Path(screen).is_file(): raise ValueError(f"screen must be an .h5ad file, there is no file {str(screen)!r}")
 
 def _run(screen, folder, preparing, analysing, parameters, account):

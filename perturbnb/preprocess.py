@@ -24,7 +24,8 @@ import scanpy as sc
 from scipy import sparse
 
 import perturbnb
-from .common import check_finite, nearest
+from .common import check_finite, check_flag, check_kind, is_number, nearest
+from .out_of_core import _is_lazy, _mapped, _stacked, _summed
 
 logger = logging.getLogger("perturbnb")
 
@@ -48,7 +49,7 @@ def _listed(names, limit=12) -> str:
 
 def _column(table: pd.DataFrame, key: str, argument: str, where="obs") -> pd.Series:
     "Column `key` of `table`; a missing one is an error that names `argument`"
-    if key in table.columns: return table[key]
+    if isinstance(key, (str, int)) and key in table.columns: return table[key]
     raise ValueError(f"{argument}={key!r} is not a column of {where}: {nearest(key, table.columns)}")
 
 # %% ../nbs/00_preprocess.ipynb #5f04615b
@@ -66,44 +67,56 @@ def _flags(
 
 # %% ../nbs/00_preprocess.ipynb #0325c62d
 def _read_screen(
-    screen: ad.AnnData | str | PathLike, # an AnnData, in memory or backed, or the path of an .h5ad file
-) -> ad.AnnData: # in memory
+    screen: ad.AnnData | str | PathLike, # an AnnData, or the path of an .h5ad file or a .zarr folder
+) -> ad.AnnData: # in memory, or with dask arrays as it came
     if isinstance(screen, ad.AnnData): return screen.to_memory() if screen.isbacked else screen
     if not isinstance(screen, (str, PathLike)): raise ValueError(f"screen must be an AnnData or the path of an .h5ad file, got {type(screen).__name__}")
     path = Path(screen)
-    if not path.is_file(): raise ValueError(f"screen: there is no file {path.name!r}")
-    if path.suffix.lower() != ".h5ad": raise ValueError(f"screen: {path.name!r} is not an .h5ad file; read it with scanpy (sc.read_10x_h5, ...) and pass the AnnData")
-    if path.stat().st_size == 0: raise ValueError(f"screen: {path.name!r} is empty")
-    try: return ad.read_h5ad(path)
-    except Exception as e: raise ValueError(f"screen: {path.name!r} cannot be read as .h5ad, it may be truncated or damaged ({type(e).__name__})") from e
+    if not (path.is_file() or path.suffix.lower() == ".zarr" and path.is_dir()): raise ValueError(f"screen: there is no file {path.name!r}")
+    read = {".h5ad": ad.read_h5ad, ".zarr": ad.read_zarr}.get(path.suffix.lower())
+    if read is None: raise ValueError(f"screen: {path.name!r} is not an .h5ad file; read it with scanpy (sc.read_10x_h5, ...) and pass the AnnData")
+    if path.is_file() and path.stat().st_size == 0: raise ValueError(f"screen: {path.name!r} is empty")
+    try: return read(path)
+    except Exception as e: raise ValueError(f"screen: {path.name!r} cannot be read as {path.suffix}, it may be truncated or damaged ({type(e).__name__})") from e
 
 # %% ../nbs/00_preprocess.ipynb #520c266a
-def _fault(X) -> str:
-    "What keeps the entries of `X`, dense or sparse, from being counts, in words; empty where nothing does"
+def _tally(X) -> np.ndarray: # infinite, NaN, negative, not whole, at least 20
+    "How many entries of `X`, dense or sparse, are what counts are not, and how many are large"
     values = X.data if sparse.issparse(X) else np.asarray(X)
-    if values.dtype.kind not in "buif": return f"numbers expected, got {values.dtype}"
-    if values.dtype.kind in "bu": return ""
-    infinite, nan, negative = int(np.isinf(values).sum()), int(np.isnan(values).sum()), int((values < 0).sum())
-    if infinite or nan: return f"{nan} NaN and {infinite} infinite values"
-    if negative: return f"{negative} negative values" + (", as scaled or centred data have" if (values % 1 != 0).any() else "")
-    fractions = int((values % 1 != 0).sum())
-    if not fractions: return ""
-    looks = f" (largest {values.max():.3g}): it looks log-normalised" if values.max() < 20 else ""
-    return f"{fractions} values that are not whole numbers{looks}"
+    if values.dtype.kind in "bu": return np.zeros(5, int)
+    with np.errstate(invalid="ignore"): return np.array([np.isinf(values).sum(), np.isnan(values).sum(), (values < 0).sum(), (values % 1 != 0).sum(), (values >= 20).sum()])
 
-def _counts(adata: ad.AnnData, layer: str | None) -> sparse.csr_matrix:
-    "The counts of `adata` as CSR float32, checked; shares memory with `adata` where nothing had to change"
+def _fault(X) -> str:
+    "What keeps the entries of `X`, dense or sparse, in memory or on disk, from being counts, in words; empty where nothing does"
+    X = X if sparse.issparse(X) or _is_lazy(X) else np.asarray(X)
+    if X.dtype.kind not in "buif": return f"numbers expected, got {X.dtype}"
+    infinite, nan, negative, fractions, large = map(int, _summed(_tally, X))
+    if infinite or nan: return f"{nan} NaN and {infinite} infinite values"
+    if negative: return f"{negative} negative values" + (", as scaled or centred data have" if fractions else "")
+    if not fractions: return ""
+    return f"{fractions} values that are not whole numbers" + ("" if large else ", all below 20: it looks log-normalised")
+
+def _canonical(X) -> sparse.csr_matrix:
+    "Counts as CSR float32, each entry stored once and no zeros; shares memory with `X` where nothing had to change"
+    X = sparse.csr_matrix(X).astype(np.float32, copy=False)
+    if X.has_canonical_format and X.data.all(): return X
+    X = X.copy()
+    X.sum_duplicates()
+    X.eliminate_zeros()
+    return X
+
+def _counts(adata: ad.AnnData, layer: str | None): # CSR float32, or a dask array of such blocks
+    "The counts of `adata`, checked; they share memory with `adata` where nothing had to change"
     layers = [name for name in adata.layers if name is not None]       # anndata 0.13 lists X as the layer None
     if layer is not None and layer not in layers: raise ValueError(f"layer={layer!r} is not a layer: {nearest(layer, layers)}")
     X, name = (adata.X, "X") if layer is None else (adata.layers[layer], f"layer {layer!r}")
     if X is None: raise ValueError(f"screen has no X; name the layer that holds the counts, layer=... Layers: {_listed(layers)}")
     if 0 in X.shape: raise ValueError(f"screen is empty: {X.shape[0]} cells x {X.shape[1]} genes")
-    X = X if sparse.issparse(X) else np.asarray(X)
     if fault := _fault(X):
         others = [other for other in layers if other != layer and not _fault(adata.layers[other])]
         advice = f" layer={others[0]!r} holds counts." if others else " Pass the raw counts in X, or name their layer."
         raise ValueError(f"{name} must hold counts, found {fault}.{advice}")
-    return sparse.csr_matrix(X).astype(np.float32, copy=False)
+    return _mapped(_canonical, X)
 
 # %% ../nbs/00_preprocess.ipynb #eb72d030
 def guides_from_counts(
@@ -141,12 +154,14 @@ def _carried_guides(
     guide_key: str | None, guide_counts_key: str | None, guide_names_key: str,
     min_guide_share: float, guide_separator: str | None,
 ) -> np.ndarray: # (n_cells,) of str, combinations in sorted order, None where a cell has no guide
+    if guide_separator is not None: check_kind("guide_separator", guide_separator, str)
+    if guide_counts_key is not None: check_kind("guide_counts_key", guide_counts_key, str)
     if (guide_key is None) == (guide_counts_key is None):
         likely = [f" Is it guide_key={c!r}?" for c in adata.obs if re.search("guide|grna|perturb", str(c), re.I)]
         raise ValueError("guide_key (a column of obs) or guide_counts_key (guide UMIs in obsm) is required, one of the two."
                          + "".join(likely[:1]) + f" Columns: {_listed(adata.obs)}; obsm: {_listed(adata.obsm)}")
     if guide_key is not None:
-        if guide_key in adata.obsm and guide_key not in adata.obs: raise ValueError(f"guide_key={guide_key!r} lies in obsm: guide_counts_key={guide_key!r}")
+        if isinstance(guide_key, str) and guide_key in adata.obsm and guide_key not in adata.obs: raise ValueError(f"guide_key={guide_key!r} lies in obsm: guide_counts_key={guide_key!r}")
         labels = _labels(_column(adata.obs, guide_key, "guide_key"))
     else:
         if guide_counts_key not in adata.obsm: raise ValueError(f"guide_counts_key={guide_counts_key!r} is not in obsm: {nearest(guide_counts_key, adata.obsm)}")
@@ -275,10 +290,14 @@ def _keep(screen: ad.AnnData, cells: np.ndarray | None = None, genes: np.ndarray
 PANEL_GENES = 2000 # fewer measured genes than this: a gene panel
 MIN_MARKERS = 10 # fewer mitochondrial, S or G2M genes than this: not scored
 
+def _cell_metrics(X, var: pd.DataFrame) -> np.recarray: # (n_cells,)
+    "scanpy's metrics of the cells of a block"
+    return sc.pp.calculate_qc_metrics(ad.AnnData(X, var=var), qc_vars=["mt"], percent_top=None, log1p=False, inplace=False)[0].to_records(index=False)
+
 def _quality_control(screen, account: _Account, min_genes, max_mito_percent, min_cells_per_guide, sized: bool):
     "scanpy's metrics in `screen.obs`, then the cuts on cells"
     screen.var["mt"] = screen.var_names.str.upper().str.startswith("MT-")
-    metrics, _ = sc.pp.calculate_qc_metrics(screen, qc_vars=["mt"], percent_top=None, log1p=False, inplace=False)
+    metrics = pd.DataFrame(_stacked(lambda block: _cell_metrics(block, screen.var[["mt"]]), screen.X))
     for key in metrics: screen.obs[key] = metrics[key].fillna(0).to_numpy()
     obs, n_mito = screen.obs, int(screen.var["mt"].sum())
     cuts = [] if sized else [("empty cells", obs.total_counts > 0, "not a single count")]
@@ -334,15 +353,26 @@ def _score_cell_cycle(screen: ad.AnnData, account: _Account):
     if min(len(s), len(g2m)) < MIN_MARKERS:
         return account.skip("cell_cycle", "cells", screen.n_obs, f"{len(s)} S and {len(g2m)} G2M genes measured, {MIN_MARKERS} of each needed")
     state = np.random.get_state()  # noqa: NPY002 (scanpy seeds the global generator; leave it as it was)
-    try: sc.tl.score_genes_cell_cycle(screen, s_genes=s, g2m_genes=g2m, random_state=0)
+    try: _score_blocks(screen, s, g2m) if _is_lazy(screen.X) else sc.tl.score_genes_cell_cycle(screen, s_genes=s, g2m_genes=g2m, random_state=0)
     except RuntimeError as e: return account.skip("cell_cycle", "cells", screen.n_obs, f"no genes to compare with ({e})")
     finally: np.random.set_state(state)  # noqa: NPY002
     screen.obs["phase"] = pd.Categorical(screen.obs["phase"])
 
+def _score_blocks(screen: ad.AnnData, s: list[str], g2m: list[str]):
+    "The same for a screen on disk: a score is a weighted sum of genes, and the weights depend on the means of the genes only. So scanpy scores cells of one gene each"
+    means = _summed(lambda block: np.asarray(block.sum(0, dtype=np.float64)).ravel(), screen.X) / screen.n_obs
+    probe = ad.AnnData(sparse.csr_matrix(sparse.diags(means * screen.n_vars)), var=pd.DataFrame(index=screen.var_names))
+    sc.tl.score_genes_cell_cycle(probe, s_genes=s, g2m_genes=g2m, random_state=0)
+    scores = ["S_score", "G2M_score"]
+    weights = probe.obs[scores].to_numpy() / np.where(means > 0, means * screen.n_vars, np.inf)[:, None]
+    screen.obs[scores] = _stacked(lambda block: block @ weights, screen.X)
+    s_score, g2m_score = (screen.obs[score] for score in scores)
+    screen.obs["phase"] = np.where((s_score < 0) & (g2m_score < 0), "G1", np.where(g2m_score > s_score, "G2M", "S"))
+
 # %% ../nbs/00_preprocess.ipynb #8e0f541d
 def _select_genes(screen: ad.AnnData, account: _Account, is_panel: bool, min_cell_fraction: float, max_genes: int | None):
     "The cuts on genes; marks `highly_variable`"
-    seen = screen.layers["counts"].getnnz(axis=0)
+    seen = _summed(lambda block: block.getnnz(axis=0), screen.layers["counts"])
     screen.var["n_cells_by_counts"] = seen
     needed = max(1, int(np.ceil(min_cell_fraction * screen.n_obs)))
     account.add("min_cell_fraction", "genes", screen.n_vars, (seen < needed).sum(), f"seen in fewer than {needed} cells")
@@ -383,13 +413,15 @@ def _name_samples(screen: ad.AnnData, batch: np.ndarray | None):
 # %% ../nbs/00_preprocess.ipynb #9f219fe6
 def _check_options(options: dict):
     "Ranges and words of `prepare_screen`'s options"
+    for name in ("cell_cycle", "keep_raw", "copy"): check_flag(name, options[name])
+    check_kind("target_pattern", options["target_pattern"], str, re.Pattern), check_kind("guide_names_key", options["guide_names_key"], str)
     if options["multi_guide"] not in ("drop", "keep"): raise ValueError(f"multi_guide must be 'drop' or 'keep', got {options['multi_guide']!r}")
     if options["control"] is not None and options["control_key"] is not None: raise ValueError("control and control_key both name the controls; give one of them")
     for name, low, high in [("min_guide_share", 0, 1), ("max_mito_percent", 0, 100), ("min_cell_fraction", 0, 1), ("min_genes", 0, np.inf),
-                            ("min_cells_per_guide", 0, np.inf), ("max_genes", 1, np.inf), ("target_sum", 1e-9, np.inf)]:
+                            ("min_cells_per_guide", 0, np.inf), ("max_genes", 1, np.inf), ("target_sum", 1e-9, 1e12)]:
         value = options[name]
         if value is None and name in ("max_mito_percent", "min_genes", "max_genes"): continue
-        if isinstance(value, (bool, str)) or not np.isscalar(value) or not low <= value <= high:
+        if not is_number(value) or not low <= value <= high:
             raise ValueError(f"{name} must be a number between {low:g} and {high:g}, got {value!r}")
     if options["guide_counts_key"] is not None and options["multi_guide"] == "keep" and options["min_guide_share"] >= 0.5:
         raise ValueError("multi_guide='keep' with guide counts needs min_guide_share below 0.5: no two guides can each hold more than half")
@@ -430,7 +462,7 @@ def _label_cells(adata: ad.AnnData, account: _Account, o: dict) -> tuple[np.ndar
 
 # %% ../nbs/00_preprocess.ipynb #e845a354
 def prepare_screen(
-    screen: ad.AnnData | str | PathLike, # AnnData (in memory or backed) or the path of an .h5ad file
+    screen: ad.AnnData | str | PathLike, # AnnData (in memory, backed or from `open_screen`) or the path of an .h5ad file or .zarr folder
     *,
     guide_key: str | None = None, # column of obs with the guide of each cell; this or `guide_counts_key`
     target_key: str | None = None, # column of obs with what the guide hits; None: read from the guide's name
@@ -455,7 +487,7 @@ def prepare_screen(
     cell_cycle: bool = True, # score the cell cycle
     keep_raw: bool = False, # keep the normalised expression of all genes in `raw`
     copy: bool = True, # False: change `screen` itself
-) -> ad.AnnData: # cells x genes, log-normalised
+) -> ad.AnnData: # cells x genes, log-normalised; in memory, or with dask arrays where `screen` has them
     "Check, label, filter and normalise a screen; raises `ValueError` on unusable input, naming the argument"
     options = {name: value for name, value in locals().items() if name != "screen"}
     _check_options(options)
@@ -463,7 +495,7 @@ def prepare_screen(
     counts, is_panel = _counts(adata, layer), adata.n_vars < PANEL_GENES
     keep, labels = _label_cells(adata, account, options)
     symbols = None if gene_symbols is None else _labels(_column(adata.var, gene_symbols, "gene_symbols", where="var"))
-    sizes = None if size_factor_key is None else _sizes(adata.obs[keep], size_factor_key, np.asarray(counts[keep].sum(axis=1)))
+    sizes = None if size_factor_key is None else _sizes(adata.obs[keep], size_factor_key, _stacked(lambda block: np.asarray(block.sum(axis=1)), counts[keep]))
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*names are not unique")
@@ -471,8 +503,6 @@ def prepare_screen(
         else: _keep(adata, keep)
     if layer is not None: del adata.layers[layer]
     adata.X, adata.raw = counts[keep], None
-    adata.X.sum_duplicates()
-    adata.X.eliminate_zeros()
     replaced = [key for key in labels if key in adata.obs and key not in (guide_key, target_key, control_key, batch_key)]
     if replaced: logger.info("columns of obs that were there are replaced: %s", _listed(replaced))
     for key in labels.columns.drop("batch", errors="ignore"): adata.obs[key] = labels[key].to_numpy()
@@ -486,7 +516,8 @@ def prepare_screen(
     _quality_control(adata, account, min_genes if min_genes is not None else 0 if is_panel else 200, max_mito_percent, min_cells_per_guide, sizes is not None)
     _report_controls(adata.obs, control is not None or control_key is not None)
     adata.layers["counts"] = adata.X
-    adata.X = log_normalise(adata.X, adata.obs["total_counts" if sizes is None else "size_factor"], target_sum)
+    totals = adata.obs["total_counts" if sizes is None else "size_factor"].to_numpy()
+    adata.X = _mapped(lambda block, totals: log_normalise(block, totals, target_sum), adata.X, totals)
     adata.uns["log1p"] = {}
     if cell_cycle: _score_cell_cycle(adata, account)
     if keep_raw: adata.raw = adata
@@ -528,6 +559,7 @@ def summarise_screen(
     screen: ad.AnnData, # from `prepare_screen`
 ) -> pd.DataFrame: # one row per step: step, unit, before, removed, kept, reason
     "What each step of the preparation removed; raises `ValueError` on a screen that was not prepared"
+    check_kind("screen", screen, ad.AnnData)
     if "perturbnb" not in screen.uns: raise ValueError("screen has no uns['perturbnb']; run prepare_screen first")
     removed = screen.uns["perturbnb"]["removed"].copy()
     removed.insert(4, "kept", removed.before - removed.removed)

@@ -21,10 +21,11 @@ from scipy.stats import chi2
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from .common import _read_result, _stored_values, check_whole, seeds_for, written_whole
+from .common import _read_result, _stored_values, check_flag, check_whole, is_number, seeds_for, written_whole
 from .gene_clusters import ImplicitGram, _embedding, _fit_gram, _fit_spectra, _norms, _unit_rows
 from .gram import _blocks, _centre_gram, _checked_matrix, _n_threads, _reference_means, gene_gram, nonnegative_usage
 from .multiplicative import _multiplicative
+from .out_of_core import _stacked, _unbacked
 
 # %% ../nbs/01_onmf.ipynb #4e4ca871
 @dataclass(frozen=True, eq=False, repr=False)
@@ -96,7 +97,7 @@ class Programs:
 
 # %% ../nbs/01_onmf.ipynb #abf9386e
 def _projection(
-    X, # (n_cells, n_genes), CSR or dense, unscaled
+    X, # (n_cells, n_genes), CSR or dense, unscaled, in memory or on disk
     spectra: np.ndarray, # (n_programs, n_genes)
     scale: np.ndarray, # (n_genes,)
     left_out: np.ndarray, # (n_genes,) bool
@@ -105,8 +106,13 @@ def _projection(
 ) -> np.ndarray: # (n_cells, n_programs) float32
     "Inner product of each scaled cell with each spectrum"
     weights = np.where(left_out, 0, spectra / scale).T
-    if sparse.issparse(X): projection = (X.astype(np.float32) @ sparse.csr_matrix(weights.astype(np.float32))).toarray()
-    else: projection = np.vstack([block @ weights.astype(np.float32) for _, block in _blocks(X)])
+    single = sparse.csr_matrix(weights.astype(np.float32)), weights.astype(np.float32)
+
+    def of_block(X):
+        if sparse.issparse(X): return (X.astype(np.float32) @ single[0]).toarray()
+        return np.vstack([block @ single[1] for _, block in _blocks(X)])
+
+    projection = _stacked(of_block, X)
     return projection if centre is None else projection - (centre @ weights)[batches].astype(np.float32)
 
 def _usage(X, spectra, scale, left_out, centre=None, batches=None, one_program=False) -> np.ndarray:
@@ -129,12 +135,11 @@ def _known_batches(
 def _columns(
     adata: ad.AnnData, # a screen, perhaps on disk
     genes: Sequence[str], # genes wanted
-): # (n_cells, len(genes)) matrix
+): # (n_cells, len(genes)) matrix, on disk where that of `adata` is
     "Expression of `genes` in this order; raises `ValueError` where one is missing"
     missing = [gene for gene in genes if gene not in adata.var_names]
     if missing: raise ValueError(f"adata must have every gene of the programs, {len(missing)} of {len(genes)} are missing: {', '.join(missing[:3])}")
-    found = adata[:, list(genes)]
-    return (found.to_memory() if adata.isbacked else found).X
+    return _unbacked(adata)[:, list(genes)].X
 
 # %% ../nbs/01_onmf.ipynb #c7e02059
 def _joined(
@@ -248,26 +253,22 @@ def _fit_cells(
     return (cells.X @ directions.T).T / np.sqrt(strength)[:, None], strength, losses, converged
 
 # %% ../nbs/01_onmf.ipynb #c6683102
-def _check_flag(name: str, value) -> None:
-    "Refuse what is neither True nor False, such as 'yes', which Python takes for true"
-    if not isinstance(value, (bool, np.bool_)): raise ValueError(f"{name} must be True or False, got {value!r}")
-
-def _is_number(value) -> bool: return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
-def _check_size(name: str, X) -> None:
+def _check_norm(name: str, squared_norm: float) -> None:
     "Refuse values whose squares, summed and squared again, are more than single precision can hold"
-    values = _stored_values(X)
-    with np.errstate(over="ignore"): squared_norm = np.einsum("i,i->", values, values, dtype=float)
     if not squared_norm < 1e18: raise ValueError(f"{name} must have a squared norm below 1e18, got {squared_norm:.1e}; divide {name} by a constant")
+
+def _squared_norm(X) -> float:
+    values = _stored_values(X)
+    with np.errstate(over="ignore"): return np.einsum("i,i->", values, values, dtype=float)
 
 def _check_options(solver, orthogonal, signed, overlap, tol) -> None:
     "Refuse options of `onmf` that do not exist or do not go together"
     if solver not in ("em", "mu"): raise ValueError(f"solver must be 'em' or 'mu', got {solver!r}")
     if orthogonal not in ("genes", "cells"): raise ValueError(f"orthogonal must be 'genes' or 'cells', got {orthogonal!r}")
-    check_whole("overlap", overlap, 1), _check_flag("signed", signed)
+    check_whole("overlap", overlap, 1), check_flag("signed", signed)
     if solver == "mu" and (signed or overlap != 1): raise ValueError("solver='mu' knows neither signed nor overlapping programs; use solver='em'")
     if orthogonal == "cells" and (signed or overlap != 1 or solver == "mu"): raise ValueError("orthogonal='cells' goes with solver='em' only, and neither with signed nor with overlap")
-    if not (_is_number(tol) and tol >= 0): raise ValueError(f"tol must be a number of at least 0, got {tol!r}")
+    if not (is_number(tol) and tol >= 0): raise ValueError(f"tol must be a number of at least 0, got {tol!r}")
 
 def _check_number(
     n_programs: int, # what the user gave
@@ -302,7 +303,7 @@ def onmf(
     "Orthogonal non-negative matrix factorisation of `X` as it is; raises `ValueError` on bad input, warns where it has not converged"
     _check_options(solver, orthogonal, signed, overlap, tol)
     columns, X, n_threads = getattr(X, "columns", None), _checked_matrix(X, "X", signed=signed), _n_threads(n_jobs)
-    _check_size("X", X)
+    _check_norm("X", _squared_norm(X))
     genes = [str(gene) for gene in (range(X.shape[1]) if columns is None else columns)]
     check_whole("max_iter", max_iter, 1), check_whole("n_init", n_init, 1)
     rng, search = np.random.default_rng(seeds_for("onmf", seed)[0]), dict(n_init=n_init, max_iter=max_iter, tol=tol, n_threads=n_threads)

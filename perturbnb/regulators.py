@@ -16,7 +16,7 @@ from numba import njit
 from scipy import linalg
 from threadpoolctl import threadpool_limits
 
-from .common import logger, nearest
+from .common import as_labels, as_list, check_flag, check_kind, check_whole, logger, nearest
 from .gene_networks import GeneSpins, gene_spins
 from .model import _level_moments, check_spins
 from .programs import Programs
@@ -155,16 +155,14 @@ def fit_regulators(
 ) -> Regulators:
     "Sparse weights and evidence for every candidate and program; raises `ValueError` on arrays that do not fit together"
     spins = check_spins(spins)
-    names = [f"P{i + 1}" for i in range(spins.shape[1])] if names is None else [str(name) for name in names]
+    names = [f"P{i + 1}" for i in range(spins.shape[1])] if names is None else [str(name) for name in as_list("names", names)]
     if len(set(names)) != spins.shape[1]: raise ValueError(f"names must have one name per program, {spins.shape[1]}, got {len(set(names))}")
     if not isinstance(genes, GeneSpins): raise ValueError(f"genes must be GeneSpins (see gene_spins), got {type(genes).__name__}")
     if len(genes.spins) != len(spins): raise ValueError(f"genes must have one row per cell, {len(spins)}, got {len(genes.spins)}")
-    if len(sample_id) != len(spins): raise ValueError(f"sample_id must have one entry per cell, {len(spins)}, got {len(sample_id)}")
+    row, samples = pd.factorize(as_labels("sample_id", sample_id, len(spins)))
     excluded = np.zeros((len(names), len(genes.names)), bool) if excluded is None else np.asarray(excluded, bool)
     if excluded.shape != (len(names), len(genes.names)): raise ValueError(f"excluded must be programs × genes, {(len(names), len(genes.names))}, got {excluded.shape}")
     if excluded.all(1).any(): raise ValueError(f"excluded must leave every program a candidate, {names[int(excluded.all(1).argmax())]!r} has none")
-    row, samples = pd.factorize(np.asarray(sample_id))
-    if (row < 0).any(): raise ValueError(f"sample_id must be known for every cell, {(row < 0).sum()} cells have none")
     X, n = genes.spins.astype(np.float64), len(samples)
     evident = len(spins) >= max(_CELLS_PER_GENE * len(genes.names), _CELLS_PER_SAMPLE * n)
     if not evident: logger.warning("%d cells are too few for evidence on %d candidates in %d samples (%d for each candidate, %d for each sample): weights only",
@@ -198,10 +196,12 @@ def program_regulators(
 ) -> Regulators:
     "Genes that go along with programs, each beside all other candidates; raises `ValueError` on genes that are not measured or arrays that do not fit"
     if not isinstance(programs, Programs): raise ValueError(f"programs must be Programs (see find_programs), got {type(programs).__name__}")
-    if sample_key not in adata.obs: raise ValueError(f"sample_key must be a column of obs, got {sample_key!r}; {nearest(sample_key, adata.obs.columns)}")
-    if isinstance(candidates, str): raise ValueError(f"candidates must be a list of genes, got {candidates!r}")
+    check_kind("adata", adata, ad.AnnData), check_flag("own_genes", own_genes)
+    if not isinstance(sample_key, str) or sample_key not in adata.obs: raise ValueError(f"sample_key must be a column of obs, got {sample_key!r}; {nearest(sample_key, adata.obs.columns)}")
     if candidates is not None:
-        for gene in candidates:
+        candidates = as_list("candidates", candidates)
+        if not candidates: raise ValueError("candidates must hold at least one gene, got an empty list")
+        for gene in map(str, candidates):
             if gene not in adata.var_names: raise ValueError(f"candidates must be measured genes, got {gene!r}; {nearest(gene, adata.var_names)}")
     genes = gene_spins(adata, candidates, layer=layer, min_cell_fraction=min_cell_fraction)
     loading = pd.DataFrame(np.asarray(programs.spectra), columns=list(programs.genes)).reindex(columns=genes.names, fill_value=0).to_numpy()
@@ -217,7 +217,8 @@ def plot_regulators(
 ):
     "The best supported regulators of a program with 95 % intervals; filled where the sparse fit holds them; returns Axes"
     import matplotlib.pyplot as plt
-    if program not in regulators.programs: raise ValueError(f"program must be one of this result, got {program!r}; {nearest(program, regulators.programs)}")
+    check_kind("regulators", regulators, Regulators), check_whole("n_genes", n_genes, 1)
+    if not isinstance(program, str) or program not in regulators.programs: raise ValueError(f"program must be one of this result, got {program!r}; {nearest(program, regulators.programs)}")
     table = regulators.to_frame().query("program == @program").head(n_genes).iloc[::-1]
     ax = plt.subplots(figsize=(3.6, 0.22 * len(table) + 0.9))[1] if ax is None else ax
     x = table["estimate"].where(table["estimate"].notna(), table["weight"])

@@ -14,7 +14,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from .common import check_finite, logger, nearest, written_whole
+from .common import as_list, check_finite, check_kind, logger, nearest, written_whole
 
 # %% ../nbs/03_response.ipynb #e196ef2d
 _FORMAT_VERSION = 1
@@ -83,7 +83,8 @@ def _check_columns(name, frame, columns):
 # %% ../nbs/03_response.ipynb #5eb735e8
 def _checked_samples(network):
     # the samples table with its types made sure of
-    samples = network.samples
+    samples = getattr(network, "samples", None)
+    if not isinstance(samples, pd.DataFrame): raise ValueError(f"network must be a SpinNetwork, as infer_network returns it, got {type(network).__name__}")
     _check_columns("network.samples", samples, ["guide", "if_control", "n_cells"])
     if "target_gene" not in samples:
         logger.warning("network.samples has no column 'target_gene': every guide is a target of its own")
@@ -187,6 +188,7 @@ def guide_concordance(
     response: Response, # of guides
 ) -> pd.DataFrame: # per target: n_guides, n_cells, correlation (mean of pairs), lowest (pair), odd_guide, strength and spread (root mean squares over programs)
     "How far the guides of each target agree; raises `ValueError` on a response of targets"
+    check_kind("response", response, Response)
     if response.level != "guide": raise ValueError("response must be one of guides, got a response of targets")
     rows, targets = {}, response.by_target()
     for target, at in response.table.groupby("target_gene", sort=False, observed=True).indices.items():
@@ -200,9 +202,10 @@ def guide_concordance(
 
 # %% ../nbs/03_response.ipynb #8cfcaf50
 def _select(self, rows):
+    rows = as_list("rows", rows)
     for row in rows:
         if row not in self.table.index: raise ValueError(f"rows must name {self.level}s of this response, got {row!r}; {nearest(row, self.rows)}")
-    at = self.table.index.get_indexer(list(rows))
+    at = self.table.index.get_indexer(rows)
     return replace(self, values=self.values[at], table=self.table.iloc[at], spread=None if self.spread is None else self.spread[at])
 
 def _tidy(self):
@@ -222,6 +225,7 @@ def _save(self, path):
     with written_whole(path) as part: adata.write_h5ad(part)
 
 def _load(path):
+    check_kind("path", path, str, Path)
     if not Path(path).is_file(): raise ValueError(f"path must lead to a saved response, there is no file {str(path)!r}")
     try: adata = ad.read_h5ad(path)
     except OSError as error:

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import lazy_loader
 from filelock import FileLock, Timeout
 
 import perturbnb as pnb
+from .common import _sync, written_whole
 
 ad, np, pd = (lazy_loader.load(name) for name in ("anndata", "numpy", "pandas"))     # so that `perturbnb --help` is quick
 
@@ -309,26 +311,87 @@ def _draw_figures(analysis, folder):
             widths[name] = min(1050, round(0.65 * plt.imread(folder / f"{name}.png").shape[1]))
     return [(name, caption, widths[name]) for name, (caption, _) in drawn.items()]
 
-# %% ../nbs/07b_results.ipynb #88bb8da0
+# %% ../nbs/07b_results.ipynb #7b1e0030
 @contextmanager
-def _staging(
-    out: Path, # the results folder
-) -> Iterator[Path]: # hidden folder to write to
-    "A folder whose contents replace those of `out` when the block ends without an error"
+def _locked(
+    out: Path, # the results folder; made if it is not there
+) -> Iterator[None]:
+    "Keep other runs out of the folder while the block runs"
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".perturbnb.lock")
         lock.acquire(timeout=0)
     except Timeout: raise ValueError(f"out must not be in use by another run, {str(out)!r} is: wait for it or choose another folder") from None
-    except OSError as error: raise ValueError(f"out must be a folder that can be written, got {str(out)!r}: {error.strerror or error}") from error
-    part = out / ".partial"
+    except OSError as error: raise _unwritable(out, error) from error
+    try: yield
+    finally: lock.release()
+
+def _unwritable(out, error): return ValueError(f"out must be a folder that can be written, got {str(out)!r}: {error.strerror or error}")
+
+# %% ../nbs/07b_results.ipynb #7b1e0032
+_JOURNAL = ".swap.json" # there: what it tells of is complete, and the next to come must put it in place
+
+def _begin_swap(part, out):
+    "All that was written to the hidden folder counts from now on"
+    made = sorted(part.rglob("*"))
+    for path in (*made, part): _sync(path)
+    with written_whole(out / _JOURNAL) as journal:
+        journal.write_text(json.dumps({"folder": part.name, "files": [path.relative_to(part).as_posix() for path in made if path.is_file()]}))
+
+def _put(part, out, name):
+    "One file in its place, unless that was done before"
+    if not (part / name).exists(): return
+    target = out / name
+    if target.is_dir() and not target.is_symlink(): shutil.rmtree(target)
+    if target.parent.is_file(): target.parent.unlink()
+    target.parent.mkdir(exist_ok=True)
+    os.replace(part / name, target)
+
+def _finish_swap(out):
+    "Put in place what a journal tells of, from wherever that stopped; without a journal nothing is done"
+    if not (out / _JOURNAL).exists(): return
+    told = json.loads((out / _JOURNAL).read_text())
+    part, names = out / told["folder"], [name for name in told["files"] if name != "run.json"]
+    if (part / "run.json").exists(): (out / "run.json").unlink(missing_ok=True)     # it vouches for the rest, so it goes first and comes last
+    for name in names: _put(part, out, name)
+    folders = {(out / name).parent for name in names} - {out}
+    for stale in {path for folder in folders for path in folder.iterdir()} - {out / name for name in names}: stale.unlink()
+    for folder in (*folders, out): _sync(folder)
+    _put(part, out, "run.json")
+    _sync(out)
+    (out / _JOURNAL).unlink()
+
+# %% ../nbs/07b_results.ipynb #88bb8da0
+def _hidden_folder(out):
+    "An empty folder for a run, after whatever runs before it left behind"
     try:
-        shutil.rmtree(part, ignore_errors=True)
+        _finish_swap(out)
+        for left in (*out.glob(".partial*"), *out.glob(f".*.part.{_JOURNAL}")): shutil.rmtree(left) if left.is_dir() else left.unlink()
+        part = out / f".partial-{uuid4().hex[:8]}"
         part.mkdir()
-        yield part
-        for made in sorted(part.iterdir(), key=lambda made: made.name == "run.json"):     # run.json last: it vouches for the rest
-            if (out / made.name).is_dir(): shutil.rmtree(out / made.name)
-            os.replace(made, out / made.name)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        lock.release()
+    except OSError as error: raise _unwritable(out, error) from error
+    return part
+
+def _told(error, part, out):
+    "What went wrong with the folder, as a `ValueError`; any other error as it is"
+    if not part.is_dir(): return ValueError(f"out must stay where it is while a run works, {str(out)!r} was removed or moved")
+    if not isinstance(error, OSError): return error
+    kept = "the next run will put the new results in place" if (out / _JOURNAL).exists() else "results of the run before are untouched"
+    return ValueError(f"out must have room and stay writable, got {str(out)!r}: {error.strerror or str(error).splitlines()[0]}; {kept}")
+
+@contextmanager
+def _staging(
+    out: Path, # the results folder
+) -> Iterator[Path]: # hidden folder to write to
+    "A folder whose contents replace those of `out` when the block ends without an error; raises `ValueError` where `out` is in use, full, or gone"
+    with _locked(out):
+        part = _hidden_folder(out)
+        try:
+            yield part
+            _begin_swap(part, out)
+            _finish_swap(out)
+        except Exception as error:
+            if (told := _told(error, part, out)) is error: raise
+            raise told from error
+        finally:
+            if not (out / _JOURNAL).exists(): shutil.rmtree(part, ignore_errors=True)

@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from .common import check_whole, seeds_for
+from .common import check_whole, is_number, seeds_for
 from .model import gibbs_sample
 from .preprocess import G2M_GENES, S_GENES
 
@@ -113,12 +113,12 @@ def _guide_umis(guides, first, second, rng):
 
 def _check_sizes(n_cells, n_genes, n_programs, n_targets, n_guides, n_batches, molecules, shares):
     "Raise `ValueError` on a screen that cannot be made"
-    sizes = dict(n_programs=(n_programs, 2), n_targets=(n_targets, 1), n_batches=(n_batches, 1), n_cells=(n_cells, n_guides),
+    sizes = dict(n_batches=(n_batches, 1), n_cells=(n_cells, n_guides),
                  n_genes=(n_genes, 10 * n_programs + n_targets + 2 * len(MITOCHONDRIAL) + len(S_GENES + G2M_GENES)))
     for name, (value, minimum) in sizes.items(): check_whole(name, value, minimum)
     for name, share in shares.items():
-        if not 0 <= share < 1: raise ValueError(f"{name} must be a share in [0, 1), got {share!r}")
-    if not 1 <= molecules <= 1e6: raise ValueError(f"molecules must be a number from 1 to a million, got {molecules!r}")
+        if not (is_number(share) and 0 <= share < 1): raise ValueError(f"{name} must be a share in [0, 1), got {share!r}")
+    if not (is_number(molecules) and 1 <= molecules <= 1e6): raise ValueError(f"molecules must be a number from 1 to a million, got {molecules!r}")
 
 # %% ../nbs/00b_simulate.ipynb #cf13e29f
 def simulate_screen(
@@ -138,8 +138,8 @@ def simulate_screen(
     seed: int = 0, # decides everything
 ) -> AnnData: # X: counts; obs: guide, gene, batch; obsm["guide_counts"]; uns["truth"]: dict of DataFrames
     "A Perturb-seq screen with planted truth; raises `ValueError` on impossible sizes"
-    check_whole("guides_per_target", guides_per_target, 1)
-    check_whole("n_control_guides", n_control_guides, 1)
+    for name, value, minimum in (("n_programs", n_programs, 2), ("n_targets", n_targets, 1), ("guides_per_target", guides_per_target, 1), ("n_control_guides", n_control_guides, 1)):
+        check_whole(name, value, minimum)
     n_guides = n_targets * guides_per_target + n_control_guides
     _check_sizes(n_cells, n_genes, n_programs, n_targets, n_guides, n_batches, molecules, dict(
         control_share=control_share, escape_share=escape_share, double_share=double_share, low_quality_share=low_quality_share))

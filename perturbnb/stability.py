@@ -17,7 +17,7 @@ from sklearn.metrics.cluster import contingency_matrix
 
 from .bootstrap import Bootstrap
 from .clustering import Groups, Modules, _checked_resolutions, _grouped, _modules_of, _quality, _without_diagonal
-from .common import check_finite, check_whole, nearest, seeds_for
+from .common import as_list, as_numbers, check_frame, check_kind, check_whole, nearest, seeds_for
 from .sandwich import SpinCovariance
 from .targets import Targets
 from .uncertainty import Uncertainty
@@ -61,6 +61,7 @@ def draw_couplings(
     seed: int = 0,
 ) -> np.ndarray: # (n_draws, n_programs, n_programs), not shrunk; 0 for programs that never vary
     "Couplings as they might have come out, from their sandwich covariance (each by itself where that is approximate)"
+    check_kind("uncertainty", uncertainty, Uncertainty)
     rng, parts, at = np.random.default_rng(seeds_for("draws of couplings", seed)[0]), uncertainty.parts, np.flatnonzero(uncertainty.varies)
     n, result = len(at), np.zeros((check_whole("n_draws", n_draws, 1), *uncertainty.J_estimate.shape))
     if isinstance(parts, SpinCovariance):
@@ -78,10 +79,8 @@ def draw_couplings(
 def _coupling_draws(draws, n, n_draws, seed):
     # (n_draws, n, n) of whatever draws come from; NaN, of programs that never vary, become zeros
     if isinstance(draws, Uncertainty): draws = draw_couplings(draws, n_draws=n_draws, seed=seed)
-    values = np.array(draws.J if isinstance(draws, Bootstrap) else draws)
+    values = np.nan_to_num(draws.J) if isinstance(draws, Bootstrap) else np.array(as_numbers("draws", draws))
     if values.ndim != 3 or values.shape[1:] != (n, n) or not len(values): raise ValueError(f"draws must have shape (n_draws, {n}, {n}), or be a Bootstrap or an Uncertainty, got {values.shape}")
-    if isinstance(draws, Bootstrap): values = np.nan_to_num(values)
-    check_finite("draws", values)
     return values
 
 def module_stability(
@@ -110,7 +109,8 @@ def resolution_scan(
 ) -> pd.DataFrame: # columns resolution, n_modules, quality, stability, agreement
     "Modules and how they hold, resolution by resolution; raises `ValueError` as `network_modules` and `module_stability` do"
     edges = _without_diagonal(J)
-    if np.ndim(resolutions) != 1 or not len(resolutions): raise ValueError(f"resolutions must be a sequence of numbers, got {resolutions!r}")
+    resolutions = as_list("resolutions", resolutions)
+    if not resolutions: raise ValueError("resolutions must hold at least one number, got an empty list")
     values, rows = _coupling_draws(draws, len(edges), n_draws, seed), []
     for pair in [_checked_resolutions(resolution, negative_resolution) for resolution in resolutions]:
         labels, agreement = _modules_of(edges, pair, seed, 10)
@@ -127,6 +127,7 @@ def plot_resolution_scan(
 ):
     "Stability over resolutions, with the number of modules at each point; returns Axes"
     import matplotlib.pyplot as plt
+    check_frame("scan", scan, ("resolution", "n_modules", "stability"))
     ax = plt.subplots(figsize=(4.4, 2.8))[1] if ax is None else ax
     ax.plot(scan["resolution"], scan["stability"], "o-", color=color, ms=4)
     for row in scan.itertuples(): ax.annotate(f"{row.n_modules}", (row.resolution, row.stability), (0, 6), textcoords="offset points", ha="center", fontsize=8)
@@ -155,6 +156,7 @@ def draw_responses(
     "Responses as other guides might have shown them; raises `ValueError` on what is not Targets, or an uncertainty without their guides"
     if not isinstance(targets, Targets): raise ValueError(f"targets must be Targets (see target_responses), got {type(targets).__name__}")
     if kind not in ("guides", "errors"): raise ValueError(f"kind must be 'guides' or 'errors', got {kind!r}")
+    if uncertainty is not None: check_kind("uncertainty", uncertainty, Uncertainty)
     if uncertainty is not None and (lost := [guide for guide in targets.guides.index if guide not in uncertainty.guides]):
         raise ValueError(f"uncertainty must have the guides of targets, got none for {lost[0]!r}; {nearest(lost[0], uncertainty.guides)}")
     rng, n_draws = np.random.default_rng(seeds_for("draws of responses", seed)[0]), check_whole("n_draws", n_draws, 1)
@@ -179,10 +181,9 @@ def _response_draws(draws, groups, n_programs, n_draws, seed):
         lost = [name for name in groups.targets if name not in draws.table.index]
         if lost: raise ValueError(f"draws must have every target of groups, got none for {lost[0]!r}; {nearest(lost[0], draws.table.index)}")
         draws = draw_responses(draws, n_draws=n_draws, seed=seed)[:, draws.table.index.get_indexer(groups.targets)]
-    values = np.array(draws, dtype=np.float64)
+    values = np.array(as_numbers("draws", draws))
     shape = (len(groups.targets), n_programs)
     if values.ndim != 3 or values.shape[1:] != shape or not len(values): raise ValueError(f"draws must have shape (n_draws, {shape[0]}, {shape[1]}), or be Targets, got {values.shape}")
-    check_finite("draws", values)
     return values
 
 def group_stability(

@@ -16,8 +16,9 @@ from scipy import stats
 from scipy.special import gammaln
 from threadpoolctl import threadpool_limits
 
-from .common import check_finite, logger, nearest
+from .common import as_list, as_numbers, check_finite, check_kind, logger, nearest
 from .response import _checked_samples, _reference_of, _weakest
+from .uncertainty import Uncertainty
 
 # %% ../nbs/03a_targets.ipynb #75f956a9
 def _arranged(target):
@@ -204,13 +205,15 @@ class Targets:
 # %% ../nbs/03a_targets.ipynb #032f6f77
 def _checked(estimate, covariance, shared, target, method, guides, names, tested):
     "All arguments as arrays; raises `ValueError` where they do not fit together"
-    estimate, covariance, target = np.asarray(estimate, np.float64), np.asarray(covariance, np.float64), np.asarray(target, dtype=object)
+    estimate, covariance = as_numbers("estimate", estimate, gaps=True), as_numbers("covariance", covariance, gaps=True)
+    target = pd.Series(as_list("target", target), dtype=object).to_numpy()
     if estimate.ndim != 2 or 0 in estimate.shape: raise ValueError(f"estimate must be guides × programs, got shape {estimate.shape}")
     g, n = estimate.shape
     if covariance.shape != (g, n, n): raise ValueError(f"covariance must have shape {(g, n, n)}, got {covariance.shape}")
     if target.shape != (g,): raise ValueError(f"target must name one target per guide ({g}), got shape {target.shape}")
     if pd.isna(target).any(): raise ValueError(f"target must be known for every guide, got none for row {int(np.flatnonzero(pd.isna(target))[0])}")
     if not callable(shared):
+        as_numbers("shared", shared, gaps=True)
         if np.shape(shared) != (n, n): raise ValueError(f"shared must have shape {(n, n)}, or be a function of two guides, got shape {np.shape(shared)}")
     if method not in ("random", "fixed", "mean"): raise ValueError(f"method must be 'random', 'fixed' or 'mean', got {method!r}")
     if np.isinf(estimate).any() or np.isnan(estimate).all(): raise ValueError("estimate must be finite, or NaN where a guide tells nothing of a program, got infinite values or nothing else than NaN")
@@ -219,8 +222,8 @@ def _checked(estimate, covariance, shared, target, method, guides, names, tested
     estimate, covariance = np.where(missing, 0., estimate), np.where(alone, 1., np.where(blank, 0., covariance))
     check_finite("covariance", covariance)
     if np.linalg.eigvalsh(covariance)[:, 0].min() <= 0: raise ValueError("covariance must be positive definite for every guide, got one that is not")
-    guides, names = [f"guide {i}" for i in range(g)] if guides is None else list(guides), [f"program {i}" for i in range(n)] if names is None else list(names)
-    tested = np.ones(g, bool) if tested is None else np.asarray(tested, bool)
+    guides, names = [f"guide {i}" for i in range(g)] if guides is None else as_list("guides", guides), [f"program {i}" for i in range(n)] if names is None else as_list("names", names)
+    tested = np.ones(g, bool) if tested is None else np.array(as_list("tested", tested), bool)
     for name, values, size in (("guides", guides, g), ("names", names, n), ("tested", tested, g)):
         if len(values) != size: raise ValueError(f"{name} must have {size} entries, got {len(values)}")
     return estimate, covariance, missing, target, guides, names, tested
@@ -245,7 +248,7 @@ def combine_guides(
     reference: list[str] | None = None, # (n_guides,) what each is relative to, kept in the table; without controls, "all samples", there is no p
 ) -> Targets: # in the order in which targets first appear
     "What each target does, from its guides; raises `ValueError` on arrays that do not fit together"
-    if reference is not None and len(reference) != len(target): raise ValueError(f"reference must have {len(target)} entries, got {len(reference)}")
+    if reference is not None and len(as_list("reference", reference)) != len(target): raise ValueError(f"reference must have {len(target)} entries, got {len(reference)}")
     if reference is not None and tested is None: tested = [kind != "all samples" for kind in reference]
     estimate, covariance, missing, target, guides, names, tested = _checked(estimate, covariance, shared, target, method, guides, names, tested)
     genes, at = _arranged(target)
@@ -304,9 +307,11 @@ def target_responses(
     method: Literal["random", "fixed", "mean"] = "random", # how guides are combined, as in `combine_guides`
 ) -> Targets: # direct effects on programs; a guide that occurs only in combinations is a target of its own
     "What each target does to the field of every program, with its error; raises `ValueError` on a network without guide terms"
+    samples = _checked_samples(network)
+    check_kind("uncertainty", uncertainty, Uncertainty)
     at = np.flatnonzero(uncertainty.terms["kind"] == "guide")
     if len(at) == 0: raise ValueError("network must have guide terms, got a design without: responses with errors need design='auto'")
-    guides, samples = uncertainty.terms["guide"].iloc[at].astype(str), _checked_samples(network)
+    guides = uncertainty.terms["guide"].iloc[at].astype(str)
     target, reference = dict(zip(samples["guide"].astype(str), samples["target_gene"].astype(str))), _reference_of(samples)
     carried = np.asarray(network.design)[:, at].T != 0
     against = [_weakest(reference[mine]) for mine in carried]

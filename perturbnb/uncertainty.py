@@ -16,7 +16,7 @@ from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from .common import nearest
+from .common import as_labels, check_flag, check_kind, nearest
 from .designs import Design
 from .model import check_spins
 from .network import SpinNetwork, _left_out, _units
@@ -109,12 +109,13 @@ _MOST_APART = 400 # spins, each solved by itself
 
 def _cells_of(network, spins, sample_id, design, interventions):
     "Spins that vary, and unit, weight, design and left-out conditionals; raises `ValueError` where they do not fit the network"
+    check_kind("network", network, SpinNetwork)
     spins = check_spins(spins)
     if spins.shape[1] != len(network.names): raise ValueError(f"spins must have {len(network.names)} columns as the network, got {spins.shape[1]}")
-    wanted = pd.Series(np.asarray(sample_id)).astype(str)
-    if len(wanted) != len(spins): raise ValueError(f"sample_id must have one entry per cell ({len(spins)}), got {len(wanted)}")
+    wanted = as_labels("sample_id", sample_id, len(spins))
     sample = network.samples.index.get_indexer(wanted)
-    if (sample < 0).any(): raise ValueError(f"sample_id must be in the network, got {wanted[sample < 0].iloc[0]!r}; {nearest(wanted[sample < 0].iloc[0], network.samples.index)}")
+    if (sample < 0).any(): raise ValueError(f"sample_id must be in the network, got {wanted[sample < 0][0]!r}; {nearest(wanted[sample < 0][0], network.samples.index)}")
+    if design is not None: check_kind("design", design, Design)
     if design is None: design = Design(network.design, network.terms, network.samples.index)
     if list(design.terms.index) != list(network.terms.index): raise ValueError(f"design must be the one the network was fitted with, got {len(design.terms)} terms instead of {len(network.terms)}")
     if network.parameters.get("n_interventions", 0) and interventions is None: raise ValueError("interventions must be given again: the network was fitted with them")
@@ -135,6 +136,7 @@ def network_uncertainty(
     approximate: bool = False, # each spin by itself: for more than about 100 of them
 ) -> Uncertainty:
     "Unshrunk pseudo-likelihood estimates with sandwich standard errors; raises `ValueError` on cells that do not fit the network"
+    check_flag("approximate", approximate)
     spins, unit, weights, matrix, left_out, varies = _cells_of(network, spins, sample_id, design, interventions)
     with threadpool_limits(1 if spins.shape[1] < 60 else None, user_api="blas"):      # small products lose more to waking threads than they gain
         regressions = _regressions(spins, unit, weights, matrix, network.terms, left_out, network.directed, approximate)

@@ -13,24 +13,24 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 from threadpoolctl import threadpool_limits
 
-from .common import check_finite, check_whole, nearest, seeds_for
+from .common import as_labels, as_numbers, check_frame, check_whole, nearest, seeds_for
 from .response import _reference_of, _weakest
 from .targets import Targets, _false_discovery, combine_guides
 
 # %% ../nbs/03a_total_effects.ipynb #4531c408
-def _checked_cells(usage, sample_id, samples):
+def _checked_cells(usage, sample_id, samples, name="usage"):
     "Usage as float64, the row of samples of each cell, and the samples that have cells; raises `ValueError` where they do not fit together"
-    usage, sample_id = np.asarray(usage, np.float64), np.asarray(sample_id).astype(str)
-    if usage.ndim != 2: raise ValueError(f"usage must be cells × programs, got shape {usage.shape}")
-    check_finite("usage", usage)
-    if sample_id.shape != (len(usage),): raise ValueError(f"sample_id must have one entry per cell ({len(usage)}), got shape {sample_id.shape}")
-    for column in ("guide", "target_gene", "if_control"):
-        if column not in samples: raise ValueError(f"samples must have a column {column!r}; {nearest(column, samples.columns)}")
+    usage = as_numbers(name, usage)
+    if usage.ndim != 2 or 0 in usage.shape: raise ValueError(f"{name} must be cells × programs, got shape {usage.shape}")
+    sample_id = as_labels("sample_id", sample_id, len(usage))
+    check_frame("samples", samples, ("guide", "target_gene", "if_control"), unique=True)
+    for column in ("guide", "target_gene"):
+        if samples[column].isna().any(): raise ValueError(f"samples[{column!r}] must be known for every sample, got none for {samples.index[samples[column].isna()][0]!r}")
     if not set(samples["if_control"].unique()) <= {0, 1}: raise ValueError(f"samples['if_control'] must be True or False, got {samples['if_control'].unique()[:3].tolist()}")
     row = samples.index.astype(str).get_indexer(sample_id)
     if (row < 0).any(): raise ValueError(f"sample_id must be in samples, got {str(sample_id[row < 0][0])!r}; {nearest(sample_id[row < 0][0], samples.index)}")
     there, row = np.unique(row, return_inverse=True)
-    samples = samples.iloc[there].assign(if_control=samples["if_control"].iloc[there].astype(bool))
+    samples = samples.iloc[there].assign(**{column: samples[column].iloc[there].astype(kind) for column, kind in (("if_control", bool), ("guide", object), ("target_gene", object))})
     if samples["if_control"].all(): raise ValueError("samples must hold some that are perturbed, got controls and nothing else")
     return usage, row, samples.assign(batch=samples["batch"].astype(str)) if "batch" in samples else samples
 
@@ -109,7 +109,7 @@ def energy_test(
     seed: int = 0,
 ) -> pd.DataFrame: # index target_gene; n_cells and n_controls compared, energy, p, q; NaN where no batch of the target has controls
     "Whether the cells of each target differ from the controls of the same batches; raises `ValueError` on cells and samples that do not fit together"
-    x, row, samples = _checked_cells(spins, sample_id, samples)
+    x, row, samples = _checked_cells(spins, sample_id, samples, "spins")
     check_whole("n_permutations", n_permutations, 1), check_whole("most_cells", most_cells, 2)
     batch = (pd.factorize(samples["batch"])[0] if "batch" in samples else np.zeros(len(samples), int))[row]
     control, target = samples["if_control"].to_numpy()[row], samples["target_gene"].astype(object).to_numpy()[row]

@@ -72,6 +72,10 @@ def _large_graphs():
     "Without dask's advice against what is sent once on purpose"
     return dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"})
 
+def _data(value):
+    "One piece of data for many tasks"
+    return dask.delayed(value, traverse=False)
+
 def _kept(tasks):
     "Tasks whose results stay where they were made"
     with _large_graphs(): return tuple(dask.persist(*tasks))
@@ -86,6 +90,7 @@ class Shards:
     n_units: int
     left_out: np.ndarray | None = None # (n_units, n_spins) bool, as of `Cells`
     is_arranged: bool = False # every shard by itself
+    blocks: object = None # what the tasks begin with, held because dask forgets what nobody holds
 
     @property
     def n_cells(self) -> int: return sum(self.sizes)
@@ -97,12 +102,12 @@ class Shards:
 
     def total(self, function, *arguments) -> tuple:
         "What `function(cells, *arguments)` returns, added up over shards in their order"
-        given = [self.shared(value) if isinstance(value, np.ndarray) else value for value in arguments]
+        given = [_data(value) if isinstance(value, np.ndarray) else value for value in arguments]
         return _sum_of([dask.delayed(_of_shard)(function, part, given) for part in self.parts])
 
     def shared(self, value):
         "Something for `total`, sent to each worker once"
-        return dask.delayed(value, traverse=False)
+        return _kept([_data(value)])[0]
 
     def arranged(self) -> "Shards":
         "Every shard sorted by unit, equal cells of a unit merged; kept where they are"
@@ -149,11 +154,11 @@ def cells_of(
 ) -> "Cells | Shards":
     "Cells where the spins are"
     if not _is_lazy(spins): return Cells(np.ascontiguousarray(spins[:, varies]), unit, weights, n_units, left_out)
-    sizes, each, left_out_there = spins.chunks[0], np.ptp(weights) > 0, dask.delayed(left_out, traverse=False)
+    sizes, each, left_out_there = spins.chunks[0], np.ptp(weights) > 0, _data(left_out)
     small, edges = unit.astype(np.min_scalar_type(n_units)), np.cumsum((0, *sizes))
     parts = [dask.delayed(_shard)(block, varies, small[first:last], weights[first:last] if each else weights[0], n_units, left_out_there)
              for block, first, last in zip(spins.to_delayed()[:, 0], edges, edges[1:])]
-    return Shards(tuple(parts), sizes, int(varies.sum()), n_units, left_out)
+    return Shards(tuple(parts), sizes, int(varies.sum()), n_units, left_out, blocks=spins)
 
 def sums_of_rows(
     spins, # (n_cells, n_spins) as of `checked_spins`

@@ -179,7 +179,7 @@ def test_numbering_of_modules():
 
 @pytest.mark.parametrize("arguments,message", [
     (dict(J=np.zeros((2, 3))), "J must be a square matrix .* \\(2, 3\\)"), (dict(J=np.zeros((0, 0))), "J must be a square"), (dict(J=np.zeros(3)), "J must be a square"),
-    (dict(J=np.array([[0, np.inf], [0, 0]])), "J must be finite, got 1"), (dict(J=np.array([["a"]])), "J must be numeric"), (dict(J=object()), "J must be a square"),
+    (dict(J=np.array([[0, np.inf], [0, 0]])), "J must be finite, got 1"), (dict(J=np.array([["a"]])), "J must be numeric"), (dict(J=object()), "J must be numeric"),
     (dict(J=np.eye(2), names=["a", "a"]), "names must not repeat 'a'"), (dict(J=np.eye(2), names=["a"]), "names must have one name"),
     (dict(J=np.eye(2), resolution=-1), "resolution must be"), (dict(J=np.eye(2), resolution="2"), "resolution must be"), (dict(J=np.eye(2), resolution=np.nan), "resolution must be"),
     (dict(J=np.eye(2), negative_resolution=-1), "negative_resolution must be"), (dict(J=np.eye(2), seed=-1), "seed must be"), (dict(J=np.eye(2), seed=.5), "seed must be")])

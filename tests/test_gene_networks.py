@@ -61,7 +61,7 @@ def test_expression_that_is_refused(screen, changes, message):
     with pytest.raises(ValueError, match=message): gene_spins(screen, **changes)
     broken = screen.copy()
     broken.X[0, 0] = np.nan
-    with pytest.raises(ValueError, match="expression must be finite"): gene_spins(broken)
+    with pytest.raises(ValueError, match="adata.X must be finite"): gene_spins(broken)
 
 
 def test_inputs_stay_as_they_are(screen):

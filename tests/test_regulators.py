@@ -133,7 +133,7 @@ def test_refusals(screen, driven):
                                      ((spins, genes, sample), dict(names=["a"]), "names must have one name per program"),
                                      ((spins, genes, sample), dict(excluded=np.ones((2, 12))), "leave every program a candidate"),
                                      ((spins + 0.5, genes, sample), {}, "spins"), ((spins, genes.spins, sample), {}, "genes must be GeneSpins"),
-                                     ((spins, genes, np.where(sample == 0, np.nan, sample)), {}, "sample_id must be known for every cell"),
+                                     ((spins, genes, np.where(sample == 0, np.nan, sample)), {}, "sample_id must not be missing"),
                                      ((spins, genes, sample), dict(names=["a", "a"]), "names must have one name")]:
         with pytest.raises(ValueError, match=told): fit_regulators(*arguments, **options)
 

@@ -140,7 +140,7 @@ def test_what_is_refused():
         (lambda: group_stability(groups, J, fewer), "every target of groups, got none for 'T00'"), (lambda: group_stability(modules, J, targets), "groups must be Groups"),
         (lambda: group_stability(groups, J, np.full((2, 16, 12), np.nan)), "draws must be finite"), (lambda: draw_responses(response), "targets must be Targets"),
         (lambda: draw_responses(targets, n_draws=0), "n_draws must be a whole"), (lambda: draw_responses(targets, kind="cells"), "kind must be 'guides' or 'errors'"),
-        (lambda: resolution_scan(J, noisy(J), resolutions=1.), "resolutions must be a sequence"), (lambda: resolution_scan(J, noisy(J), resolutions=(-1.,)), "resolution must be"),
+        (lambda: resolution_scan(J, noisy(J), resolutions=1.), "resolutions must be a list"), (lambda: resolution_scan(J, noisy(J), resolutions=(-1.,)), "resolution must be"),
         (lambda: response_groups(J, response, modules, by="both"), "by must be"), (lambda: response_groups(J, response, modules, similarity=2), "similarity must be"),
         (lambda: response_groups(J, response, modules, acting=pd.Series(1, response.rows)), "acting must be a Series of True and False, got int64"),
         (lambda: response_groups(J, response, modules, acting=pd.Series(True, ["T00", "T00"])), "acting must not repeat 'T00'"),

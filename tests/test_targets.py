@@ -4,8 +4,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from perturbnb.network import infer_network
 from perturbnb.response import relative_response
 from perturbnb.targets import combine_guides, target_responses
+from perturbnb.uncertainty import network_uncertainty
 from perturbnb.usage_effects import energy_test, total_effects
 
 
@@ -152,15 +154,15 @@ def test_energy_test_respects_batches():
 
 
 def test_network_without_guide_terms():
-    from types import SimpleNamespace
-    with pytest.raises(ValueError, match="network must have guide terms"):
-        target_responses(None, SimpleNamespace(terms=pd.DataFrame({"kind": ["sample"], "guide": ["a"]})))
+    spins, sample_id = np.random.default_rng(0).integers(-1, 2, (80, 3)), np.repeat(["a", "b"], 40)
+    samples = pd.DataFrame({"guide": ["a", "b"], "target_gene": ["a", "b"], "if_control": [False, True]}, index=["a", "b"])
+    network = infer_network(spins, sample_id, samples=samples, design="free")
+    errors = network_uncertainty(network, spins, sample_id)
+    with pytest.raises(ValueError, match="network must have guide terms"): target_responses(network, errors)
 
 
 def test_target_responses_of_a_network():
     "Guides and targets in the order of the responses; a control batch missing; a spin that never varies"
-    from perturbnb.network import infer_network
-    from perturbnb.uncertainty import network_uncertainty
     spins, sample_id, samples = screen(n=60)
     spins = np.column_stack([spins, np.zeros(len(spins), int)]).astype(np.int8)
     network = infer_network(spins, sample_id, samples=samples.assign(n_cells=60))
@@ -180,8 +182,6 @@ def test_reference_stands_in_each_row_and_decides_on_p():
 
 def test_one_control_sample_and_no_controls_in_a_network(caplog):
     "One control sample: tested, and a warning; none: estimates without p"
-    from perturbnb.network import infer_network
-    from perturbnb.uncertainty import network_uncertainty
     spins, sample_id, samples = screen(n=60, batches=("x",))
     for table, reference in ((samples, "own batch"), (samples.assign(if_control=False), "all samples")):
         network = infer_network(spins.astype(np.int8), sample_id, samples=table.assign(n_cells=60))
