@@ -73,11 +73,16 @@ def fields(cls):
     return dict(re.findall(r"^    (\w+): .*?# (.*)$", inspect.cleandoc("\n" + inspect.getsource(cls)), re.M))
 
 
+def others(function):
+    "`options` -> comment of `**options`, which docments leave out"
+    return dict(re.findall(r"^\s*\*+(\w+)\b[^#\n]*# (.*)$", inspect.getsource(function), re.M))
+
+
 def parameters(thing):
     "Rows (parameter, type, default, meaning); `return` stands last, if something is returned"
     function = function_of(thing)
     if not (inspect.isfunction(function) or inspect.isclass(function)): return []
-    comments, rows = fields(function) if inspect.isclass(function) else docments(function, args_kwarg=True, returns=True), []
+    comments, rows = fields(function) if inspect.isclass(function) else docments(function, returns=True) | others(function), []
     for name, (kind, default) in as_written(function).items():
         if name == "return" and kind == "None": continue
         kind, told = option(kind)
