@@ -9,6 +9,8 @@ __all__ = ['ad', 'np', 'pd', 'SCHEMA', 'result_tables']
 import json
 import os
 import shutil
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -377,7 +379,20 @@ def _told(error, part, out):
     if not part.is_dir(): return ValueError(f"out must stay where it is while a run works, {str(out)!r} was removed or moved")
     if not isinstance(error, OSError): return error
     kept = "the next run will put the new results in place" if (out / _JOURNAL).exists() else "results of the run before are untouched"
-    return ValueError(f"out must have room and stay writable, got {str(out)!r}: {error.strerror or str(error).splitlines()[0]}; {kept}")
+    said = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+    return ValueError(f"out must have room and stay writable, got {str(out)!r}: {said}; {kept}")
+
+@contextmanager
+def _said_once():
+    "Keep h5py from printing errors that it cannot raise while the block runs; the one that it raises is enough"
+    hooks = sys.excepthook, sys.unraisablehook
+    sys.excepthook = lambda *error: None        # h5py prints by it; what is raised in the block is raised, not printed
+    sys.unraisablehook = lambda error: None if "h5py" in str(error.object) else hooks[1](error)
+    try: yield
+    except OSError as error:
+        traceback.clear_frames(error.__traceback__)     # here its files are let go
+        raise
+    finally: sys.excepthook, sys.unraisablehook = hooks
 
 @contextmanager
 def _staging(
@@ -387,7 +402,7 @@ def _staging(
     with _locked(out):
         part = _hidden_folder(out)
         try:
-            yield part
+            with _said_once(): yield part
             _begin_swap(part, out)
             _finish_swap(out)
         except Exception as error:

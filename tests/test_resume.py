@@ -63,7 +63,7 @@ class Failing:
 
     def __call__(self, *args, **options):
         self.left -= 1
-        if self.left == -1: raise OSError(errno.EIO, "the disk is on fire")
+        if self.left == -1: raise OSError(errno.EIO, "Input/output error")
         return self.real(*args, **options)
 
 
@@ -83,7 +83,7 @@ def test_a_fault_at_any_step_of_the_swap(out, monkeypatch, call, steps):
                     patch.setattr(os, call, Failing(getattr(os, call), k))
                 done = True
             except ValueError as error:
-                assert "out must have room and stay writable" in str(error) and "on fire" in str(error)
+                assert "out must have room and stay writable" in str(error) and "Input/output error" in str(error)
         now = visible(out)
         assert {"figures/a.png", "one.csv", "two.csv"} <= set(now), "old or new, but there"
         assert now in (first, second) or "run.json" not in now, "it vouches for the rest"
