@@ -425,7 +425,8 @@ def _check_run(screen, parameters):
     check_whole("max_genes", parameters["max_genes"], 1)
     if parameters["programs"] is not None: pnb.annotation._read_programs(Path(parameters["programs"]))
     if parameters["multi_guide"] not in ("drop", "keep"): raise ValueError(f"multi_guide must be one of drop, keep, got {parameters['multi_guide']!r}")
-    if screen is not None and not Path(screen).is_file() and not (Path(screen).suffix == ".zarr" and Path(screen).is_dir()): raise ValueError(f"screen must be an .h5ad file, there is no file {str(screen)!r}")
+    there = screen is None or Path(screen).is_file() or Path(screen).suffix == ".zarr" and Path(screen).is_dir()
+    if not there: raise ValueError(f"screen must be an .h5ad file, there is no file {str(screen)!r}")
 
 def _opened(path, layer):
     "The path of a screen, or what it holds, left on disk, where that is too large for the memory; says so"
