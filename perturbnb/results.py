@@ -297,12 +297,19 @@ def _with_umap(analysis):
     screen.obsm["X_umap"] = analysis.umap
     return screen
 
+def _with_place(analysis):
+    "The analysis of the cells that have a place on the map, in memory"
+    placed = np.isfinite(analysis.umap).all(axis=1)
+    if placed.all(): return analysis
+    some = replace(analysis.programs, usage=analysis.programs.usage[placed])
+    return replace(analysis, screen=analysis.screen[placed].to_memory(), programs=some, spins=analysis.spins[placed], umap=analysis.umap[placed])
+
 def _draw_figures(analysis, folder):
     "Draw every figure into `folder`; gives (name, caption, width on the page in pixels)"
     from matplotlib import pyplot as plt
 
     folder.mkdir()
-    drawn, widths = _figures(analysis), {}
+    drawn, widths = _figures(_with_place(analysis)), {}
     with pnb.plots.style():
         for name, (_, draw) in drawn.items():
             axes = draw()
