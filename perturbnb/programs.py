@@ -86,12 +86,7 @@ class Programs:
         path: str | Path, # an .h5ad file; replaced if it is there
     ) -> None:
         "Write to an `.h5ad` file: programs × genes in X, usage transposed in obsm"
-        stored = ad.AnnData(
-            X=self.spectra, obs=pd.DataFrame({"explained": self.explained, "stability": self.stability}, index=self.names),
-            var=pd.DataFrame({"scale": self.scale, "left_out": np.isin(self.genes, self.left_out)}, index=self.genes), obsm={"usage": self.usage.T},
-            uns={"kind": "Programs", "format_version": 1, "loss": self.loss, "converged": self.converged, "parameters": json.dumps(self.parameters)})
-        if self.centre is not None: stored.varm["centre"], stored.uns["batches"] = self.centre.to_numpy().T, json.dumps(list(self.centre.index))
-        with written_whole(path) as part: stored.write_h5ad(part)
+        with written_whole(path) as part: _stored(self).write_h5ad(part)
 
     @classmethod
     def load(cls,
@@ -104,6 +99,16 @@ class Programs:
             centre=centre, usage=stored.obsm["usage"].T, spectra=stored.X, names=list(stored.obs_names), genes=list(stored.var_names), scale=stored.var["scale"].to_numpy(),
             left_out=list(stored.var_names[stored.var["left_out"]]), loss=stored.uns["loss"], explained=stored.obs["explained"].to_numpy(),
             stability=stored.obs["stability"].to_numpy(), converged=bool(stored.uns["converged"]), parameters=json.loads(stored.uns["parameters"]))
+
+# %% ../nbs/01_onmf.ipynb #c763795b
+def _stored(programs):
+    "Programs as they are written: programs × genes"
+    stored = ad.AnnData(
+        X=programs.spectra, obs=pd.DataFrame({"explained": programs.explained, "stability": programs.stability}, index=programs.names),
+        var=pd.DataFrame({"scale": programs.scale, "left_out": np.isin(programs.genes, programs.left_out)}, index=programs.genes), obsm={"usage": programs.usage.T},
+        uns={"kind": "Programs", "format_version": 1, "loss": programs.loss, "converged": programs.converged, "parameters": json.dumps(programs.parameters)})
+    if programs.centre is not None: stored.varm["centre"], stored.uns["batches"] = programs.centre.to_numpy().T, json.dumps(list(programs.centre.index))
+    return stored
 
 # %% ../nbs/01_onmf.ipynb #abf9386e
 def _projection(
