@@ -126,7 +126,7 @@ def _choice_slider(
 ) -> widgets.SelectionSlider:
     "A slider over a few values, as all panels have it"
     options = [(f"{choice:g}", choice) for choice in sorted({*choices, value})]
-    return widgets.SelectionSlider(options=options, value=value, description=description, style={"description_width": "initial"}, layout=widgets.Layout(width="320px"))
+    return widgets.SelectionSlider(options=options, value=value, description=description, style={"description_width": "initial"}, layout=widgets.Layout(width="340px"))
 
 def response_panel(
     response, # Targets (with q), Response, or (n_targets, n_programs); NaN: not known
@@ -255,7 +255,7 @@ def positions_panel(
     program_positions(umap, usage, repulsion=0, top=top)
     centroids = lru_cache(lambda top: _usage_centroids(umap, usage, top))
     called, most = "programs" if hasattr(programs, "usage") else "usage", max(20.0, repulsion)
-    return Panel(dict(repulsion=_slider(repulsion, 0, most, 0.5, "repulsion", ".1f"), top=_choice_slider(top, _SHARES, "share of cells that place a program")),
+    return Panel(dict(repulsion=_slider(repulsion, 0, most, 0.5, "repulsion", ".1f"), top=_choice_slider(top, _SHARES, "placed by share of cells")),
                  lambda value: positions_view(centroids(value["top"]), value["repulsion"]), describe=lambda view: _describe_positions(view, names),
                  draw=_positions_figure(umap, usage, names, _repelled(centroids(top), most)),
                  code=lambda value: f"positions = pnb.embedding.program_positions(umap, {called}, repulsion={value['repulsion']!r}, top={value['top']!r})")
@@ -366,4 +366,4 @@ def fan_panel(
 
 def _gap_slider(gap: int) -> widgets.IntSlider:
     "A slider for the empty places between groups"
-    return widgets.IntSlider(check_whole("gap", gap, 0), 0, max(8, gap), description="gap between groups", style={"description_width": "initial"}, layout=widgets.Layout(width="320px"))
+    return widgets.IntSlider(check_whole("gap", gap, 0), 0, max(8, gap), description="gap between groups", style={"description_width": "initial"}, layout=widgets.Layout(width="340px"))
