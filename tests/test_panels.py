@@ -320,7 +320,7 @@ class Shown:
         from selenium.webdriver.common.by import By
         from selenium.webdriver.support.ui import WebDriverWait
         self.browser, self.at, self.css = browser, at, By.CSS_SELECTOR
-        self.wait = WebDriverWait(browser, 30, ignored_exceptions=[StaleElementReferenceException, IndexError])      # drawn anew meanwhile, or not yet
+        self.wait = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException, IndexError])      # drawn anew meanwhile, or not yet
 
     def find(self, css): return [each for each in self.browser.find_elements(self.css, ".perturbnb-panel")[self.at].find_elements(self.css, css) if each.is_displayed()]
     def counts(self): return self.find(".widget-html-content")[0].text
@@ -330,11 +330,17 @@ class Shown:
 
     def state(self): return self.counts(), self.picture(), self.code()
 
+    def at_rest(self):
+        "Nothing has changed for a second: ipywidgets sends the last of many moves late, and a Reset could overtake it"
+        before = self.state()
+        time.sleep(1)
+        return self.state() == before
+
     def move(self, presses):
         from selenium.webdriver.common.keys import Keys
         handle = self.find(".noUi-handle")[0]
         self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", handle)
-        for _ in range(abs(presses)): handle.send_keys(Keys.ARROW_RIGHT if presses > 0 else Keys.ARROW_LEFT)
+        handle.send_keys((Keys.ARROW_RIGHT if presses > 0 else Keys.ARROW_LEFT) * abs(presses))
 
     def reset(self):
         button = next(each for each in self.find("button") if each.text == "Reset")
@@ -348,6 +354,7 @@ class Shown:
         self.move(presses)
         self.wait.until(lambda _: all(new != old for new, old in zip(self.state(), before)))
         assert self.wait.until(lambda _: self.width()) > 300
+        self.wait.until(lambda _: self.at_rest())
         self.reset()
         self.wait.until(lambda _: (self.counts(), self.code()) == (before[0], before[2]))
 
