@@ -26,7 +26,7 @@ setup(
     package_data={lib: ["py.typed", "*.pyi"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
-    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("data", "lab", "dev", "bench")},
+    extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("data", "cluster", "lab", "dev", "bench")},
     entry_points={"console_scripts": settings["console_scripts"].split(), "nbdev": [f"{lib}={lib}._modidx:d"]},
     classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Science/Research",
                  "Programming Language :: Python :: 3.11", "Programming Language :: Python :: 3.12",

@@ -47,9 +47,11 @@ from . import (
     sandwich,
     simulate,
     stability,
+    stages,
     targets,
     uncertainty,
     usage_effects,
+    workers,
 )
 from .annotation import adopt_programs, annotate_programs, built_in_gene_sets, flag_technical, name_programs, project_programs, read_gmt, select_programs
 from .bootstrap import Bootstrap, bootstrap_network
@@ -116,6 +118,6 @@ __all__ = [
     "embedding", "empirical_null", "escaped", "evidence", "evidence_plots", "explained", "figures", "fit_plots", "gene_clusters",
     "gene_networks", "goodness", "gram", "guide_checks", "levels", "likelihood", "model", "multiplicative", "network", "network_plots",
     "new_samples", "number_of_programs", "on_target", "out_of_core", "panels", "panels_cells", "panels_responses", "pipeline", "plots",
-    "preprocess", "program_plots", "programs", "regulators", "report", "response", "results", "sandwich", "simulate", "stability",
-    "targets", "uncertainty", "usage_effects",
+    "preprocess", "program_plots", "programs", "regulators", "report", "response", "results", "sandwich", "simulate", "stability", "stages",
+    "targets", "uncertainty", "usage_effects", "workers",
 ]

@@ -123,6 +123,20 @@ class Cells:
     block: int | None = None # cells worked on at a time; None: as many as fit the cache
     is_arranged: bool = False # sorted by unit, equal cells merged
 
+    @property
+    def n_cells(self) -> int: return len(self.spins)
+
+    @property
+    def n_spins(self) -> int: return self.spins.shape[1]
+
+    def total(self, function, *arguments) -> tuple:
+        "What `function(cells, *arguments)` returns, each a sum over cells; of cells in several places the sum over places"
+        return function(self, *arguments)
+
+    def shared(self, value):
+        "Something for `total` that does not change from one call to the next; of cells in several places sent there once"
+        return value
+
     def arranged(self) -> "Cells":
         "The same cells sorted by unit; with few spins, equal cells of a unit merged"
         if self.is_arranged: return self
@@ -153,6 +167,16 @@ class Cells:
     def every(self, step: int) -> "Cells":
         "Each `step`-th cell, weighing for those between"
         return replace(self, spins=np.ascontiguousarray(self.spins[::step]), unit=self.unit[::step], weights=step * self.weights[::step])
+
+    def kept(self,
+        keep: np.ndarray, # (n_cells,) bool
+    ) -> "Cells":
+        "Some of the cells"
+        return replace(self, spins=np.ascontiguousarray(self.spins[keep]), unit=self.unit[keep], weights=self.weights[keep])
+
+    def rescaled(self, scale: float) -> "Cells":
+        "The same cells, all weights divided by `scale`"
+        return replace(self, weights=self.weights / scale)
 
 # %% ../nbs/02_cells.ipynb #99d71ff2
 def _unit_sums(sums, runs, into, first):
@@ -185,6 +209,13 @@ def _pass(cells, J, h, real):
         per_unit[first:first + len(sums)] += sums
     return product, *np.moveaxis(per_unit, 1, 0)
 
+def _slopes(cells, J, h, real):
+    "Minus log pseudo-likelihood, its derivatives in J and h, and conditional variances per unit"
+    g_J, residuals, squares, variance, losses = _pass(cells, J, h, real)
+    g_J = -g_J
+    np.fill_diagonal(g_J, -squares.sum(0))
+    return losses.sum(), g_J, -residuals, variance
+
 def conditional_gradient(
     cells: Cells,
     J: np.ndarray, # (n_spins, n_spins)
@@ -193,10 +224,10 @@ def conditional_gradient(
     real: type = np.float64, # type of number to work in; sums over blocks are always float64
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]: # minus log pseudo-likelihood; derivatives in J (both halves apart) and h; conditional variances summed per unit
     "Weighted minus log pseudo-likelihood of all cells with its gradient, in one pass"
-    g_J, residuals, squares, variance, losses = _pass(cells.arranged(), J, h, real)
-    g_J = -g_J
-    np.fill_diagonal(g_J, -squares.sum(0))
-    return losses.sum(), g_J, -residuals, variance
+    return cells.arranged().total(_slopes, J, h, real)
+
+def _variances(cells, J, h):
+    return _slopes(cells, J, h, np.float64)[3:]
 
 def conditional_variance(
     cells: Cells,
@@ -204,4 +235,4 @@ def conditional_variance(
     h: np.ndarray, # (n_units, n_spins)
 ) -> np.ndarray: # (n_units, n_spins)
     "Variance of each spin given the rest of its cell, weighted and summed over the cells of a unit"
-    return conditional_gradient(cells, J, h)[3]
+    return cells.arranged().total(_variances, J, h)[0]

@@ -144,6 +144,7 @@ def plot_combination(
 ):
     "Predicted means, program by program, beside those of the controls and of adding up; returns Axes"
     import matplotlib.pyplot as plt
+    check_kind("combination", combination, Combination)
     x = np.arange(len(combination.names))
     ax = plt.subplots(figsize=(max(3.5, 0.4 * len(x) + 1), 2.6))[1] if ax is None else ax
     ax.axhline(0, color="0.85", lw=0.8, zorder=0)

@@ -9,12 +9,13 @@ __all__ = ['FLOOR', 'Penalty', 'within_covariance', 'Fit', 'fit_conditionals', '
 # %% ../nbs/02_conditionals.ipynb #ba4591fe
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from scipy import linalg, sparse
 
-from .cells import Cells, _libraries, _pass, conditional_gradient, conditional_variance
+from .cells import Cells, _libraries, _pass, _slopes, conditional_gradient, conditional_variance
 
 _all_ = ["Cells", "conditional_gradient", "conditional_variance"]
 
@@ -64,7 +65,7 @@ class Penalty:
 # %% ../nbs/02_conditionals.ipynb #c24d2043
 def _moments(cells):
     "Weighted sums over all cells of s_i s_j, and per unit of s, s^2 and 1: what the pass sees where J and h are zero and s^2 is expected to be 2/3"
-    n = cells.spins.shape[1]
+    n = cells.n_spins
     second, sums, squares, variance, _ = _pass(replace(cells, left_out=None), np.zeros((n, n)), np.zeros((cells.n_units, n)), np.float32)
     return second, sums, squares + variance, np.bincount(cells.unit, cells.weights, cells.n_units)
 
@@ -123,7 +124,7 @@ def _terms_metric(cells, design, penalty, moments, variance):
     total, B_l2 = weight.sum(), np.broadcast_to(penalty.B_l2, (design.shape[1], sums.shape[1]))
     gram, tiny = design.T @ (design * weight[:, None]), 1e-9 * total
     if (gram != 0).sum() == np.count_nonzero(gram.diagonal()):         # as where every sample has a field of its own
-        prior = 5 * total / len(cells.spins)                           # five cells of the overall variance
+        prior = 5 * total / cells.n_cells                           # five cells of the overall variance
         per_cell = (squares - sums**2 / np.maximum(weight, tiny)[:, None] + prior * variance) / (weight[:, None] + prior)
         shape = design.multiply(design) if sparse.issparse(design) else design**2
         terms = shape.T @ (per_cell * weight[:, None] * cells.counts + penalty.h_l2) + B_l2 + tiny
@@ -161,7 +162,7 @@ def within_covariance(
 ) -> np.ndarray: # (n_spins, n_spins)
     "Sum over cells of the products of spins, less what the design explains of them"
     cells = cells.arranged()
-    return _metric(cells, design, penalty, _moments(cells), True).within
+    return _metric(cells, design, penalty, cells.total(_moments), True).within
 
 # %% ../nbs/02_conditionals.ipynb #0249cb75
 FLOOR = 1e-3 # pull on parameters that are otherwise free, in cells of average weight
@@ -176,6 +177,11 @@ class Fit:
     extra: dict = field(default_factory=dict) # what else an estimator has to tell
 
 # %% ../nbs/02_conditionals.ipynb #2e740d9a
+def _slopes_of_terms(cells, J, B, design, real):
+    "Minus log pseudo-likelihood, and its derivatives in J and in the coefficients"
+    loss, g_J, g_h, _ = _slopes(cells, J, design @ B, real)
+    return loss, g_J, design.T @ g_h
+
 @dataclass(frozen=True)
 class _Objective:
     "Penalised minus log pseudo-likelihood, smooth part, as a function of x = (J, B) in one vector"
@@ -184,9 +190,12 @@ class _Objective:
     penalty: Penalty
     directed: bool
 
+    @cached_property
+    def design_there(self): return self.cells.shared(self.design)
+
     def parts(self, x):
         "J and B in x"
-        n = self.cells.spins.shape[1]
+        n = self.cells.n_spins
         return x[:n * n].reshape(n, n), x[n * n:].reshape(-1, n)
 
     def joined(self, g_J, g_B):
@@ -195,10 +204,9 @@ class _Objective:
 
     def __call__(self, x, real):
         J, B = self.parts(x)
-        h = self.design @ B
-        loss, g_J, g_h, _ = conditional_gradient(self.cells, J, h, real=real)
-        value, p_J, p_B, p_h = self.penalty.smooth(J, B, h, self.directed)
-        return loss + value, self.joined(g_J + p_J, self.design.T @ (g_h + p_h) + p_B)
+        loss, g_J, g_B = self.cells.total(_slopes_of_terms, J, B, self.design_there, real)
+        value, p_J, p_B, p_h = self.penalty.smooth(J, B, self.design @ B, self.directed)
+        return loss + value, self.joined(g_J + p_J, g_B + self.design.T @ p_h + p_B)
 
 def _two_loops(gradient, lifted, pairs):
     "L-BFGS: minus the approximate inverse Hessian times the gradient; `lifted` and the third of each pair are what the metric makes of gradient and y"
@@ -346,12 +354,12 @@ def fit_conditionals(
     start: tuple[np.ndarray, np.ndarray] | None = None, # J and B to start from; zeros if None
 ) -> Fit:
     "Couplings and coefficients that maximise the penalised pseudo-likelihood; raises `ValueError` where shapes do not fit together"
-    penalty.check(cells.spins.shape[1], design.shape[1])
+    penalty.check(cells.n_spins, design.shape[1])
     if design.shape[0] != cells.n_units: raise ValueError(f"design must have a row for each of the {cells.n_units} units, got {design.shape[0]}")
     started, rows, cells = time.perf_counter(), [], cells.arranged()
-    n, n_terms = cells.spins.shape[1], design.shape[1]
+    n, n_terms = cells.n_spins, design.shape[1]
     if not sparse.issparse(design) and n_terms > 50 and np.count_nonzero(design) < 0.1 * design.size: design = sparse.csr_array(design)
-    objective, moments = _Objective(cells, design, penalty, directed), _moments(cells)
+    objective, moments = _Objective(cells, design, penalty, directed), cells.total(_moments)
     metric = _metric(cells, design, penalty, moments, directed)
     threshold = np.concatenate([part.ravel() for part in penalty.thresholds(n, n_terms, directed)])
     uneven = threshold.any() or np.ndim(metric.damping) == 2      # penalties that only the inner problem can take entry by entry
@@ -369,7 +377,7 @@ def fit_conditionals(
         first = objective(x, np.float32)
         least = _least_subgradient(x, first[1], threshold)
         reference = np.sqrt(least @ inverse(least)) or 1.
-        step = len(cells.spins) // (_ENOUGH * (n + n_terms))
+        step = cells.n_cells // (_ENOUGH * (n + n_terms))
         if start is not None: x, first = np.concatenate([np.ravel(part).astype(float) for part in start]), None
         elif step >= 4:
             few = replace(objective, cells=cells.every(step))

@@ -29,6 +29,10 @@ def pulled(
     total = to_zero + to_prior
     return total, np.divide(to_prior * prior, total, out=np.zeros(np.shape(total)), where=total > 0)
 
+def _weights(cells): return cells.weights.sum(), (cells.weights**2).sum()
+
+def _weight_of_all(cells): return cells.total(_weights)[0]
+
 @dataclass(frozen=True)
 class Problem:
     "Cells, their design, and every penalty but the strengths that are to be learned"
@@ -48,9 +52,8 @@ class Problem:
 
     def rescaled(self, scale: float) -> "Problem":
         "The same problem with everything that is summed divided by `scale`"
-        cells = replace(self.cells, weights=self.cells.weights / scale)
         parts = {name: getattr(self, name) / scale for name in ("J_l2", "J_l1", "B_l2", "l1_response", "h_l2", "floor")}
-        return replace(self, cells=cells, **parts)
+        return replace(self, cells=self.cells.rescaled(scale), **parts)
 
     @property
     def kinds(self) -> list[str]: # of terms that are shrunk
@@ -116,7 +119,7 @@ def empirical_bayes(
     most_updates: int = 25,
 ) -> tuple[dict[str, float], list[Fit]]: # strength of each kind of terms, in cells; the fits on the way
     "The strengths at which the cells are most probable"
-    scale = problem.cells.weights.mean()
+    scale = _weight_of_all(problem.cells) / len(problem.sample)
     if not np.isclose(scale, 1.):                                  # evidence is counted in cells, however they are weighed
         found, fits = empirical_bayes(problem.rescaled(scale), l1_J=l1_J / scale, tol=tol, max_iter=max_iter, most_updates=most_updates)
         return {kind: strength * scale for kind, strength in found.items()}, fits
@@ -146,11 +149,6 @@ def split(
     rank[order] = np.arange(len(sample)) - np.repeat(np.cumsum(size) - size, size)
     return rank < np.floor(share * size[sample])
 
-def _parted(cells, held):
-    "The cells to fit, arranged, and those to predict"
-    some = lambda keep: replace(cells, spins=np.ascontiguousarray(cells.spins[keep]), unit=cells.unit[keep], weights=cells.weights[keep])
-    return some(~held).arranged(), some(held)
-
 def cell_losses(
     cells: Cells,
     J: np.ndarray, # (n_spins, n_spins)
@@ -167,6 +165,8 @@ def cell_losses(
         losses[at] = cells.weights[at] * ((log_z - activity * s**2 - f * s) * cells.counts[unit]).sum(1)
     return losses
 
+def _loss(cells, J, h): return cell_losses(cells, J, h).sum(),
+
 def held_out_strength(
     problem: Problem,
     *,
@@ -180,10 +180,10 @@ def held_out_strength(
     "The strength that predicts held-out cells best; raises `ValueError` where no sample has cells to spare"
     held = split(problem.sample, share, seed)
     if not held.any(): raise ValueError("l2_response='held-out' needs samples of at least 5 cells, got none")
-    (train, test), fits, losses = _parted(problem.cells, held), [], []
+    train, test, fits, losses = problem.cells.kept(~held).arranged(), problem.cells.kept(held), [], []
     for value in grid:
         fits.append(problem.fit(dict.fromkeys(problem.kinds, value), l1_J, tol=tol, max_iter=max_iter, start=(fits[-1].J, fits[-1].B) if fits else None, cells=train))
-        losses.append(cell_losses(test, fits[-1].J, problem.design @ fits[-1].B).sum() / test.weights.sum())
+        losses.append(test.total(_loss, fits[-1].J, problem.design @ fits[-1].B)[0] / _weight_of_all(test))
     best = float(grid[int(np.argmin(losses))])
     return dict.fromkeys(problem.kinds, best), fits, pd.Series(losses, pd.Index(list(grid), name="strength"), name="loss of a held-out cell")
 
@@ -213,9 +213,10 @@ def coupling_spread(
     return float(np.exp(optimize.minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x))
 
 # %% ../nbs/02_evidence.ipynb #a1c0ffe6
-def _chance(weights):
-    "How many cells of weight 1 it would take to be as noisy as the sum of these is large"
-    return (weights**2).sum() / weights.sum()
+def _chance(cells):
+    "How many cells of weight 1 it would take to be as noisy as the sum of the weights is large"
+    total, squares = cells.total(_weights)
+    return squares / total
 
 def coupling_error(
     problem: Problem,
@@ -224,10 +225,10 @@ def coupling_error(
 ) -> np.ndarray: # (n_spins, n_spins)
     "Standard error of each coupling, from a curvature that all rows share"
     C = within_covariance(problem.cells, problem.design, problem.penalty(strength, 0.))
-    v = conditional_variance(problem.cells, fit.J, problem.design @ fit.B).sum(0) / problem.cells.weights.sum()
+    v = conditional_variance(problem.cells, fit.J, problem.design @ fit.B).sum(0) / _weight_of_all(problem.cells)
     variance = np.diag(linalg.pinvh(C)) / np.maximum(v, 1e-9)[:, None]
     if not problem.directed: variance = np.sqrt(variance * variance.T)
-    return np.sqrt(_chance(problem.cells.weights) * np.maximum(variance, 1e-12))
+    return np.sqrt(_chance(problem.cells) * np.maximum(variance, 1e-12))
 
 # %% ../nbs/02_evidence.ipynb #a1c0ffe9
 def coupling_threshold(
@@ -240,7 +241,7 @@ def coupling_threshold(
     at = off & ~np.eye(len(off), dtype=bool) & (problem.J_centre == 0) & (problem.J_l1 == 0)
     if not at.any(): return 0., np.inf
     at &= problem.J_l2 == problem.J_l2[at].min()
-    error, per_cell = coupling_error(problem, strength, fit), (1 if problem.directed else 2) * _chance(problem.cells.weights)
+    error, per_cell = coupling_error(problem, strength, fit), (1 if problem.directed else 2) * _chance(problem.cells)
     spread = coupling_spread((fit.J * (1 + problem.J_l2 * error**2 / per_cell))[at], error[at])
     return per_cell / spread, spread
 
@@ -277,7 +278,7 @@ def sparse_threshold(
         if rows: fit = problem.fit(strength, threshold, start=(fit.J, fit.B), **options)
         among = (fit.J != 0) | np.eye(len(fit.J), dtype=bool)
         again = replace(problem, J_l1=np.where(among, 0., _NEVER)).fit(strength, 0., start=(fit.J, fit.B), **options)
-        loss = conditional_gradient(problem.cells, again.J, problem.design @ again.B)[0] * n_cells / problem.cells.weights.sum()
+        loss = conditional_gradient(problem.cells, again.J, problem.design @ again.B)[0] * n_cells / _weight_of_all(problem.cells)
         n_couplings = (np.count_nonzero(among) - len(among)) // ends
         rows.append((threshold, n_couplings, loss, 2 * loss + price * n_couplings))
         if len(rows) > 3 and rows[-1][3] > rows[-2][3] > rows[-3][3] > rows[-4][3]: break     # dearer three times in a row

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 
-from .common import check_whole, nearest
-from .figures import Palette, _canvas, sign_colours, style
+from .common import check_number, check_whole, is_number, nearest
+from .figures import Palette, _canvas, _check_result, sign_colours, style
 
 # %% ../nbs/05c_evidence_plots.ipynb #eac31880
 def _forest_canvas(
@@ -51,7 +51,7 @@ def _half_width(
     df: np.ndarray | float = np.inf, # degrees of freedom
 ) -> np.ndarray: # the shape of se
     "Half of a confidence interval; raises `ValueError` on a level outside 0 and 1"
-    if not 0 < level < 1: raise ValueError(f"level must lie between 0 and 1, got {level!r}")
+    if not (is_number(level) and 0 < level < 1): raise ValueError(f"level must lie between 0 and 1, got {level!r}")
     return stats.t.ppf((1 + level) / 2, df) * se
 
 # %% ../nbs/05c_evidence_plots.ipynb #cf60862e
@@ -67,6 +67,7 @@ def plot_edges(
     ax: Axes | None = None,
 ) -> Axes:
     "Forest plot of couplings"
+    _check_result("uncertainty", uncertainty, "an Uncertainty", "to_frame", "J_se"), check_number("q", q, high=1)
     edges = uncertainty.to_frame(order=order).head(check_whole("n", n, 1))
     half, between = _half_width(edges["se"].to_numpy(), level), " → " if uncertainty.directed else " – "
     ax = _forest_canvas(ax, [a + between + b for a, b in zip(edges["regulator"], edges["regulated"])])
@@ -98,6 +99,7 @@ def plot_target(
     ax: Axes | None = None,
 ) -> Axes:
     "Forest plot of one target: its programs with intervals, its guides as squares"
+    _check_result("targets", targets, "Targets", "table", "se"), check_number("q", q, high=1)
     row = _target_row(targets, target)
     evidence = np.nan_to_num(np.abs(targets.t[row]), nan=-1)
     shown = np.argsort(-evidence, kind="stable")[:check_whole("n", n, 1)]

@@ -22,7 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba_array
 from matplotlib.patches import Patch, Rectangle
 from scanpy.plotting import palettes
 
-from .common import check_finite
+from .common import as_list, as_numbers, check_finite, is_number
 
 # %% ../nbs/05_figures.ipynb #7d3b51af
 class SignColours(NamedTuple):
@@ -116,11 +116,29 @@ def _values_and_names(
     "What a plot needs of a result; raises `ValueError` where array and names do not fit"
     values = np.asarray(getattr(result, attribute, result))
     if values.ndim != 2: raise ValueError(f"{argument} must be two-dimensional, got shape {values.shape}")
+    if values.size == 0: raise ValueError(f"{argument} must not be empty, got shape {values.shape}")
     check_finite(argument, values[~np.isnan(values)] if missing and values.dtype.kind == "f" else values)
     if names is None: names = getattr(result, "names", None)
-    names = [f"P{i + 1}" for i in range(values.shape[1])] if names is None else [str(name) for name in names]
+    names = [f"P{i + 1}" for i in range(values.shape[1])] if names is None else [str(name) for name in as_list("names", names)]
     if len(names) != values.shape[1]: raise ValueError(f"names must have one name per column of {argument} ({values.shape[1]}), got {len(names)}")
     return values, names
+
+def _check_result(
+    argument: str, # for the message
+    result, # what the caller gave
+    kind: str, # what it should be
+    *attributes: str, # what a plot needs of it
+) -> None:
+    "Raise `ValueError` on what is no such result"
+    if not all(hasattr(result, attribute) for attribute in attributes): raise ValueError(f"{argument} must be {kind}, got {type(result).__name__}")
+
+def _map_of(
+    umap, # what the caller gave
+) -> np.ndarray: # (n_cells, 2) float
+    "A map of cells; raises `ValueError` on what is none"
+    umap = as_numbers("umap", umap)
+    if umap.ndim != 2 or umap.shape[1] != 2 or not len(umap): raise ValueError(f"umap must have two columns and a row per cell, got shape {umap.shape}")
+    return umap
 
 def _labels_of(
     result, # Modules, Groups or an array of labels
@@ -211,7 +229,7 @@ def _heatmap(
     **options, # of the colour bar, for Matplotlib
 ) -> Colorbar:
     "Draw a matrix in the diverging colours, zero white, with a slim colour bar"
-    if not limit > 0: raise ValueError(f"limit must be above 0, got {limit}")
+    if not (is_number(limit) and limit > 0): raise ValueError(f"limit must be above 0, got {limit!r}")
     image = ax.imshow(values, cmap=colours.diverging.with_extremes(bad=(0, 0, 0, 0)), vmin=-limit, vmax=limit, aspect=aspect, interpolation="nearest")
     room = _room(ax, rows, columns)
     if aspect == "equal": room = room.min() / max(values.shape) * np.array(values.shape[::-1])

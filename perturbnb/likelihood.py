@@ -36,21 +36,26 @@ class Statistics:
     @property
     def total(self) -> float: return self.weight.sum()
 
+def _sums_of_spins(cells, block):
+    "Weighted sums of products of spins over all cells, and per unit of spins and of 1; sums of weights and of their squares"
+    n = cells.n_spins
+    second, sums, weight = np.zeros((n, n)), np.zeros((cells.n_units, n)), np.bincount(cells.unit, cells.weights, cells.n_units)
+    for start in range(0, cells.n_cells, block):
+        at = slice(start, start + block)
+        s = cells.spins[at].astype(np.float64)
+        weighted = cells.weights[at, None] * s
+        second += s.T @ weighted
+        sums += sparse.csr_array((np.ones(len(s)), (cells.unit[at], np.arange(len(s)))), (cells.n_units, len(s))) @ weighted
+    return second, sums, weight, cells.weights.sum(), (cells.weights**2).sum()
+
 def sufficient_statistics(
     cells: Cells,
     block: int = 65536, # cells worked on at a time
 ) -> Statistics:
     "Weights, means and pooled second moments; raises `ValueError` where conditionals are left out"
     if cells.left_out is not None and np.any(cells.left_out): raise ValueError("interventions leave out conditionals, which only method='pseudo_likelihood' has")
-    n = cells.spins.shape[1]
-    second, sums, weight = np.zeros((n, n)), np.zeros((cells.n_units, n)), np.bincount(cells.unit, cells.weights, cells.n_units)
-    for start in range(0, len(cells.spins), block):
-        at = slice(start, start + block)
-        s = cells.spins[at].astype(np.float64)
-        weighted = cells.weights[at, None] * s
-        second += s.T @ weighted
-        sums += sparse.csr_array((np.ones(len(s)), (cells.unit[at], np.arange(len(s)))), (cells.n_units, len(s))) @ weighted
-    return Statistics(weight, sums / np.where(weight > 0, weight, 1.)[:, None], second, (cells.weights**2).sum() / cells.weights.sum())
+    second, sums, weight, total, squares = cells.total(_sums_of_spins, block)
+    return Statistics(weight, sums / np.where(weight > 0, weight, 1.)[:, None], second, squares / total)
 
 # %% ../nbs/02_likelihood.ipynb #c995bc5b
 MOST_EXACT = 12 # spins whose states can all be visited
@@ -242,7 +247,7 @@ def fit_exact(
     start: tuple[np.ndarray, np.ndarray] | None = None, # J and B to start from; zeros if None
 ) -> Fit:
     "Couplings and coefficients that maximise the penalised likelihood, by sums over all states; raises `ValueError` on more than 12 spins"
-    n, n_terms = cells.spins.shape[1], design.shape[1]
+    n, n_terms = cells.n_spins, design.shape[1]
     if n > MOST_EXACT: raise ValueError(f"method='exact' sums over 3^n states and takes at most {MOST_EXACT} spins, got {n}: use method='pseudo_likelihood' or 'mcmc'")
     _check_design(cells, design)
     statistics, start = sufficient_statistics(cells), (np.zeros((n, n)), np.zeros((n_terms, n))) if start is None else start
@@ -343,7 +348,7 @@ def fit_sampled(
     start: tuple[np.ndarray, np.ndarray] | None = None, # J and B to start from; the pseudo-likelihood fit if None
 ) -> Fit: # extra: noise (in units of the residual), curvature, effective_sample_size, mean_residuals, pair_residuals
     "Couplings and coefficients that maximise the penalised likelihood, its moments from Gibbs sampling; raises `ValueError` on an L1 penalty"
-    n, n_units = cells.spins.shape[1], cells.n_units
+    n, n_units = cells.n_spins, cells.n_units
     if any(part.any() for part in penalty.thresholds(n, design.shape[1])): raise ValueError("l1_J and l1_response must be 0 with method='mcmc': use method='pseudo_likelihood'")
     check_whole("max_iter", max_iter, 1)
     if not 0 < step_size <= 2: raise ValueError(f"step_size must be above 0 and at most 2, got {step_size!r}")

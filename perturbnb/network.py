@@ -18,11 +18,12 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from .common import as_labels, check_choice, check_frame, check_kind, check_whole, is_number, logger, nearest, written_whole
-from .conditionals import FLOOR, Cells, conditional_variance
+from .conditionals import FLOOR, conditional_variance
 from .designs import Design, check_identified, formula_design, free_design, given_design, screen_design
 from .evidence import Problem, coefficient_variance, coupling_threshold, empirical_bayes, held_out_strength, pulled, sparse_threshold
 from .likelihood import fit_exact, fit_sampled, log_likelihood
 from .model import check_spins, energy, gibbs_sample
+from .workers import cells_of, checked_spins, sums_of_rows
 
 # %% ../nbs/02_network.ipynb #385d05f5
 @dataclass(frozen=True)
@@ -303,10 +304,8 @@ def _left_out(interventions, samples, names):
     if (sign != 0).all(0).any(): raise ValueError(f"interventions must leave every spin some sample in which it is free, {names[int((sign != 0).all(0).argmax())]!r} has none")
     return sign
 
-def _check_effect(sign, spins, sample, names, samples):
+def _check_effect(sign, sums, names, samples):
     "Warn of spins that an intervention did not move in its direction"
-    sums = np.zeros(sign.shape)
-    np.add.at(sums, sample, spins)
     n = samples["n_cells"].to_numpy()[:, None]
     elsewhere = (sums * (sign == 0)).sum(0) / (n * (sign == 0)).sum(0)
     against = np.argwhere((sign != 0) & (sign * (sums / n - elsewhere) <= 0))
@@ -328,7 +327,7 @@ def _names_of_spins(names, n_spins):
 
 def _varying(spins, names):
     "Spins that take more than one value; the others get no couplings and no field"
-    varies = spins.min(0) != spins.max(0)
+    varies = np.asarray(spins.min(0) != spins.max(0))
     if not varies.any(): raise ValueError("spins must vary, got only constant columns")
     if not varies.all(): logger.warning("%s the same in every cell: no couplings and no field", ", ".join(np.array(names)[~varies]) + (" is" if (~varies).sum() == 1 else " are"))
     return varies
@@ -361,7 +360,7 @@ def _strengths(problem, method, l2_response, l1_J, tol, max_iter, seed):
     elif l2_response == "auto": strength, fits = empirical_bayes(problem, **options)
     else: strength, fits, _ = held_out_strength(problem, seed=seed, **options)
     if not isinstance(l1_J, str): return strength, float(l1_J), fits
-    if l1_J == "auto" and (method == "mcmc" or problem.cells.spins.shape[1] > _MOST_LEARNED):     # noise of the sampler would decide what is zero; or the fit would take an hour
+    if l1_J == "auto" and (method == "mcmc" or problem.cells.n_spins > _MOST_LEARNED):     # noise of the sampler would decide what is zero; or the fit would take an hour
         logger.info("l1_J: 0, couplings are not shrunk %s", "by method='mcmc'" if method == "mcmc" else f"above {_MOST_LEARNED} spins unless a number is given")
         return strength, 0., fits
     threshold, fits = _learned_threshold(problem, strength, l1_J, fits, l2_response, way)
@@ -412,7 +411,7 @@ def _last_fit(problem, method, strength, l1_J, fits, options, sampler):
 
 # %% ../nbs/02_network.ipynb #e52d0686
 def infer_network(
-    spins: np.ndarray, # (n_cells, n_spins), values -1, 0, 1
+    spins: np.ndarray, # (n_cells, n_spins), values -1, 0, 1; or a dask array in blocks of rows
     sample_id, # (n_cells,) the sample of each cell
     *,
     samples: pd.DataFrame | None = None, # index sample_id; guide, if_control, batch. None: every sample is a guide, no controls
@@ -444,7 +443,7 @@ def infer_network(
 ) -> SpinNetwork:
     "Couplings and fields that maximise the penalised likelihood; raises `ValueError` on input that does not fit together"
     if names is None and isinstance(spins, pd.DataFrame): names = spins.columns
-    spins = check_spins(spins)
+    spins = checked_spins(spins)
     check_choice("sample_weight", sample_weight, ("cells", "equal"))
     strengths = dict(l1_response=l1_response, l2_J=l2_J, l2_h=l2_h, l2_J_prior=l2_J_prior, l1_off_mask=l1_off_mask, l2_off_mask=l2_off_mask, l2_response_prior=l2_response_prior)
     sampler = {name: value for name, value in dict(step_size=step_size, sampling_size=sampling_size, mixing=mixing).items() if value is not None}
@@ -454,7 +453,7 @@ def infer_network(
     chosen, varies = _chosen_design(design, samples, len(spins)), _varying(spins, names)
     check_identified(chosen)
     sign = None if interventions is None else _left_out(interventions, samples, names)
-    if sign is not None: _check_effect(sign, spins, sample, names, samples)
+    if sign is not None: _check_effect(sign, sums_of_rows(spins, sample, len(samples)), names, samples)
     unit, matrix, left_out, by_sample = _units(chosen, sample, len(samples), None if sign is None else sign[:, varies] != 0)
     method = _chosen_method(method, int(varies.sum()), matrix.shape[0], directed, interventions is not None, list(sampler))
     weights = np.ones(len(spins)) if sample_weight == "cells" else 1 / samples["n_cells"].to_numpy()[sample]
@@ -462,7 +461,7 @@ def infer_network(
     least = floor if sign is None else max(floor, _LEAST_WITH_INTERVENTIONS * weights.mean())
     J_parts = _coupling_penalty(names, directed, floor, max(l2_J, least), J_prior, l2_J_prior, J_prior_mask, l1_off_mask, l2_off_mask)
     B_parts = _response_penalty(response_prior, l2_response_prior, terms, names)
-    problem = Problem(Cells(np.ascontiguousarray(spins[:, varies]), unit, weights, matrix.shape[0], left_out), sample, matrix, terms,
+    problem = Problem(cells_of(spins, varies, unit, weights, matrix.shape[0], left_out), sample, matrix, terms,
                       *(part[np.ix_(varies, varies)] for part in J_parts), *(part[:, varies] for part in B_parts), l1_response, l2_h, floor, directed)
     tol, max_iter = (0.02 if method == "mcmc" else 1e-5) if tol is None else tol, (5000 if method == "mcmc" else 500) if max_iter is None else max_iter
     strength, threshold, fits = _strengths(problem, method, l2_response, l1_J, tol, max_iter, seed)

@@ -20,9 +20,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Arc, FancyArrowPatch
 
-from .common import check_finite, nearest
+from .common import as_numbers, check_number, check_whole, is_number, nearest
 from .embedding import embed_cells, program_positions
-from .figures import (INTENSITY, NODE, Palette, SignColours, _canvas, _categories, _cell_size, _labels_of, _separate, _values_and_names,
+from .figures import (INTENSITY, NODE, Palette, SignColours, _canvas, _categories, _cell_size, _labels_of, _map_of, _separate, _values_and_names,
                                _wrapped, sign_colours, style)
 from .plots import _draw_cells, _response_layout, _usual_range
 
@@ -51,7 +51,7 @@ def _edge_list(
     directed: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # regulators, regulated, weights; the weakest first
     "Edges at or above the threshold; the diagonal is none"
-    if not threshold >= 0: raise ValueError(f"threshold must be at least 0, got {threshold}")
+    if not (is_number(threshold) and threshold >= 0): raise ValueError(f"threshold must be at least 0, got {threshold!r}")
     kept = (np.abs(J) >= threshold) & (J != 0) & ~np.eye(len(J), dtype=bool)
     regulated, regulator = np.nonzero(kept if directed else np.tril(kept, -1))
     order = np.argsort(np.abs(J[regulated, regulator]), kind="stable")
@@ -71,6 +71,7 @@ def _draw_edges(
     zorder: float = 2,
 ) -> None:
     "Lines, or curved arrows that end in a head (positive) or a bar (negative)"
+    check_number("width", width)
     colours, widths = _edge_colours(weights, largest, signs), width * np.abs(weights)
     if arrows is None:
         ax.add_collection(LineCollection(np.stack([start, end], axis=1), colors=colours, linewidths=widths, capstyle="round", zorder=zorder), autolim=False)
@@ -92,6 +93,7 @@ def network_positions(
 ) -> np.ndarray: # (n, 2), within the unit circle or so
     "Places for the programs of a network; raises `ValueError` on an unknown layout"
     J, _ = _values_and_names(J, "J", None, "J")
+    check_whole("seed", seed, 0)
     if layout not in ("spring", "circle"): raise ValueError(f"layout must be 'spring' or 'circle', got {layout!r}")
     if layout == "circle" or len(J) < 3:
         labels = _labels_of(modules, len(J), "modules")
@@ -200,7 +202,7 @@ def network_diagram(
     if positions.shape != (len(J), 2): raise ValueError(f"positions must have shape ({len(J)}, 2), got {positions.shape}")
     if directed is None: directed = not np.allclose(J, J.T)
     regulator, regulated, weights = _edge_list(J, threshold, directed)
-    kept = _connected(regulator, regulated, len(J), prune)
+    kept = _connected(regulator, regulated, len(J), check_whole("prune", int(prune) if isinstance(prune, bool) else prune, 0))
     drawn = kept[regulator] & kept[regulated]
     regulator, regulated, weights = regulator[drawn], regulated[drawn], weights[drawn]
     written = [_wrapped(name) for name in names]
@@ -247,7 +249,7 @@ def _cell_colours(
     if color in names:
         values = usage[:, list(names).index(color)]
         return values, {}, _usual_range(values)
-    if color not in adata.obs: raise ValueError(f"color must be a column of obs or a program, got {color!r}: {nearest(color, [*adata.obs, *names])}")
+    if not isinstance(color, str) or color not in adata.obs: raise ValueError(f"color must be a column of obs or a program, got {color!r}: {nearest(color, [*adata.obs, *names])}")
     if pd.api.types.is_float_dtype(adata.obs[color]): return adata.obs[color].to_numpy(), {}, _usual_range(adata.obs[color].to_numpy())
     labels = adata.obs[color].astype(str).to_numpy()
     controls = set(labels[adata.obs["if_control"].to_numpy(dtype=bool)]) if "if_control" in adata.obs and color in ("target_gene", "guide") else set()
@@ -285,6 +287,7 @@ def network_on_umap(
     regulator, regulated, weights = _edge_list(J, threshold, directed)
     ax = _canvas(ax, (8, 7))
     order = np.random.default_rng(seed).permutation(len(umap)) if limits is None else np.argsort(colours, kind="stable")
+    check_number("size", size), check_number("alpha", alpha, high=1)
     _draw_cells(ax, umap[order], colours[order], size=min(size, _cell_size(len(umap), 15)), alpha=alpha, **({} if limits is None else dict(cmap=INTENSITY, limits=limits)))
     _draw_edges(ax, positions[regulator], positions[regulated], weights, largest=_largest(J), width=width, signs=sign_colours(palette),
                 arrows=[f"{names[a]}->{names[b]}" for a, b in zip(regulator, regulated)] if directed else None)
@@ -373,11 +376,12 @@ def perturbation_fan(
     ax: Axes | None = None,
 ) -> Axes:
     "Every perturbation on an arc around the map, joined to the programs it changes"
-    umap = embed_cells(umap) if isinstance(umap, ad.AnnData) else np.asarray(umap, dtype=float)
-    positions = np.asarray(positions, dtype=float)
+    umap, positions = embed_cells(umap) if isinstance(umap, ad.AnnData) else _map_of(umap), as_numbers("positions", positions)
+    for name, value in {"threshold": threshold, "clip": clip, "network_threshold": network_threshold}.items(): check_number(name, value)
+    check_whole("gap", gap, 0)
     values, names, targets, _, labels, *_ = _response_layout(response, names, targets, None, None, groups)
     if positions.shape != (len(names), 2): raise ValueError(f"positions must have shape ({len(names)}, 2), got {positions.shape}")
-    check_finite("positions", positions)
+    if labels is None: raise ValueError("groups must be Groups or a label for each perturbation, got None")
     places, angles, centre, radius = fan_layout(umap, positions, labels, gap=gap, radius=radius)
     weights, signs = np.clip(np.nan_to_num(values), -clip, clip).T / 2, sign_colours(palette)
     if width is None: width = 6 * min(1, 60 / len(targets))

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from inspect import signature
@@ -29,11 +29,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import perturbnb as pnb
 from .common import _progress, check_flag, check_jobs, check_kind, check_whole, is_number, logger
 from .results import _draw_figures, _staging, _write_arrays, _write_tables, result_tables
+from .stages import Stages, _heard
 
 ad, np, pd = (lazy_loader.load(name) for name in ("anndata", "numpy", "pandas"))     # so that `perturbnb --help` is quick
 
 # %% ../nbs/08_pipeline.ipynb #f8c11777
-STAGES = ("programs", "network", "response", "evidence", "clustering", "map")
+STAGES = ("search", "programs", "network", "response", "evidence", "clustering", "map")
 
 @dataclass(frozen=True, repr=False)
 class Analysis:
@@ -95,14 +96,15 @@ def _check_analysis(options):
     _check_given(*(options[name] for name in ("programs", "n_programs", "signed", "overlap")))
     if options["gene_sets"] is not None: pnb.annotation._checked_sets(options["gene_sets"], ())
 
-def _found(screen, n_programs, *, balance, min_cell_fraction, signed, overlap, seed, **repeats):
-    "What the first stage finds: choice, programs"
-    shared, found = dict(balance=balance, min_cell_fraction=min_cell_fraction, signed=signed, seed=seed), {}
+def _search(screen, *, programs, n_programs, n_repeats, signed, overlap, balance, min_cell_fraction, seed, n_jobs):
+    "Programs as they are found, or come from elsewhere: choice, found"
+    if programs is not None: return {"found": pnb.adopt_programs(screen, programs)}
+    shared, choice = dict(balance=balance, min_cell_fraction=min_cell_fraction, signed=signed, seed=seed), None
     if n_programs is None:
-        found["choice"] = choice = pnb.choose_n_programs(screen, **shared)
+        choice = pnb.choose_n_programs(screen, **shared)
         logger.info("%d programs: %s", choice.best, choice.reason)
         n_programs = choice.best
-    return found | {"programs": pnb.find_programs(screen, n_programs, overlap=overlap, **shared, **repeats)}
+    return {"choice": choice, "found": pnb.find_programs(screen, n_programs, n_repeats=n_repeats, overlap=overlap, n_jobs=n_jobs, **shared)}
 
 def _overview(programs, labels, pairs, flags, dropped):
     "One row per program: what it is called and why, and whether it is biology"
@@ -111,8 +113,9 @@ def _overview(programs, labels, pairs, flags, dropped):
     table = pd.concat([pd.DataFrame({"label": labels}, index=table.index), best, table.drop(columns="heaviest"), flags.reindex(table.index)], axis=1)
     return table.assign(kept=~table["flagged"] if dropped else True, heaviest=programs.summary(8)["heaviest"].to_numpy()).reset_index()
 
-def _judged(screen, programs, gene_sets, drop_technical, name_programs):
-    "Programs that are kept, with what is known of all: programs, annotation, gene_sets"
+def _programs(screen, found, *, gene_sets, drop_technical, name_programs):
+    "Programs that are kept, with what is known of all, and their levels: programs, annotation, gene_sets, levels, spins"
+    programs = found
     sets = pnb.built_in_gene_sets(programs.genes) | ({} if gene_sets is None else pnb.annotation._checked_sets(gene_sets, programs.genes))
     pairs = pnb.annotate_programs(programs, sets)
     named = pnb.name_programs(programs, pairs)
@@ -125,10 +128,17 @@ def _judged(screen, programs, gene_sets, drop_technical, name_programs):
         logger.warning("%d of %d programs go along with technical properties of the cells or the cell cycle and were %s: %s", flagged.sum(), len(flags),
                        "left out (drop_technical)" if drop_technical else "kept (drop_technical leaves them out)", told)
     if drop_technical: programs = pnb.select_programs(programs, ~flagged)
-    return {"programs": programs, "annotation": table, "gene_sets": pairs}
+    levels = pnb.fit_levels(programs.usage, names=programs.names)
+    return {"programs": programs, "annotation": table, "gene_sets": pairs, "levels": levels, "spins": levels.apply(programs.usage)}
 
 # %% ../nbs/08_pipeline.ipynb #5a1c0002
 _ENOUGH_PSEUDO_TARGETS, _DRAWS = 200, 50
+_MOST_CHECKED, _MOST_ON_MAP = 100_000, 50_000 # of a larger screen, a random sample is looked at, and drawn
+
+def _checked_cells(n_cells, seed): # (at most _MOST_CHECKED,), ascending
+    "The cells that checks of the fit look at: all, or a random sample of a large screen"
+    if n_cells <= _MOST_CHECKED: return np.arange(n_cells)
+    return np.sort(np.random.default_rng(pnb.common.seeds_for("checks", seed)[0]).choice(n_cells, _MOST_CHECKED, replace=False))
 
 @contextmanager
 def _hushed():
@@ -161,7 +171,7 @@ def _null(network, spins, sample_id, n_rounds, seed):
     enough = -(-_ENOUGH_PSEUDO_TARGETS // some[some.str.startswith("pseudo ")].nunique())
     return pnb.empirical_null.empirical_null(analyse, sample_id, network.samples, n_rounds=min(n_rounds, enough), seed=seed)
 
-def _evidence(screen, programs, spins, network, null_rounds, seed):
+def _evidence(screen, programs, spins, network, *, null_rounds, seed):
     "How sure couplings and responses are: uncertainty, direct, total, energy, null"
     sample_id, samples, found = screen.obs["sample_id"], network.samples, {}
     if approximate := _approximate(network): logger.warning("%d programs: standard errors are approximate, each program is solved by itself", len(network.names))
@@ -173,31 +183,80 @@ def _evidence(screen, programs, spins, network, null_rounds, seed):
         if null_rounds and found.get("direct") is not None: found["null"] = _attempt("no empirical null", lambda: _null(network, spins, sample_id, null_rounds, seed))
     return found | _artefacts(screen, spins, network, found.get("uncertainty"), found.get("direct"), seed)
 
+def _of_some(escaped, some, n_cells):
+    "The same with a posterior for every cell, unknown for those that were not looked at"
+    posterior = np.full(n_cells, np.nan)
+    posterior[some] = escaped.posterior
+    return replace(escaped, posterior=posterior)
+
 @_hushed()
 def _artefacts(screen, spins, network, errors, direct, seed):
     "What may not be biology: on_target, guide_checks, escaped, explained; without what the screen does not allow"
     sample_id, found = screen.obs["sample_id"], {}
     found["on_target"] = own = _attempt("no transcripts of targets", lambda: pnb.on_target_change(screen))
     if direct is not None: found["guide_checks"] = _attempt("no checks of guides", lambda: pnb.check_guides(direct, errors, on_target=own))
-    found["escaped"] = _attempt("no escaped cells", lambda: pnb.escaped.escaped_cells(network, spins, sample_id, seed=seed))
-    found["explained"] = _attempt("no explained responses", lambda: pnb.explained.explained_responses(network, spins, sample_id, pnb.explained.usual_covariates(screen.obs)))
+    some = _checked_cells(screen.n_obs, seed)
+    spins, sample_id = spins[some], sample_id.iloc[some]
+    found["escaped"] = _attempt("no escaped cells", lambda: _of_some(pnb.escaped.escaped_cells(network, spins, sample_id, seed=seed), some, screen.n_obs))
+    found["explained"] = _attempt("no explained responses", lambda: pnb.explained.explained_responses(network, spins, sample_id, pnb.explained.usual_covariates(screen.obs.iloc[some])))
     return found
 
-def _communities(network, targets, errors, direct, *, resolution, group_resolution, declare_inert, seed):
+# %% ../nbs/08_pipeline.ipynb #5a1c0006
+def _network(screen, programs, spins, *, seed):
+    "network, quality"
+    sample_id = screen.obs["sample_id"]
+    network = pnb.infer_network(spins, sample_id, samples=screen.uns["perturbnb"]["samples"], names=programs.names)
+    some = _checked_cells(screen.n_obs, seed)
+    return {"network": network, "quality": pnb.fit_quality(network, spins[some], sample_id.iloc[some], seed=seed)}
+
+def _response(network):
+    "guides, targets"
+    guides = pnb.relative_response(network)
+    return {"guides": guides, "targets": guides.by_target()}
+
+def _clustering(network, targets, uncertainty, direct, *, resolution, group_resolution, declare_inert, seed):
     "modules, groups, module_stability, group_stability, order"
     modules = pnb.network_modules(network.J, names=network.names, resolution=resolution, seed=seed)
     acting = direct.table["q"] < 0.05 if declare_inert and direct is not None else None
     groups = pnb.response_groups(network.J, targets, modules, resolution=group_resolution, acting=acting, seed=seed)
     found = {"modules": modules, "groups": groups, "order": pnb.response_order(targets, seed=seed)}
-    if errors is not None: found["module_stability"] = pnb.stability.module_stability(modules, errors, n_draws=_DRAWS, seed=seed)
+    if uncertainty is not None: found["module_stability"] = pnb.stability.module_stability(modules, uncertainty, n_draws=_DRAWS, seed=seed)
     if direct is not None: found["group_stability"] = _attempt("groups were not drawn again", lambda: pnb.stability.group_stability(groups, network.J, direct, n_draws=_DRAWS, seed=seed))
     return found
+
+def _map(screen, *, seed):
+    "umap"
+    return {"umap": pnb.embedding.embed_cells(screen, max_cells=_MOST_ON_MAP, seed=seed)}
+
+def _positions(umap, programs, *, repulsion):
+    "positions"
+    placed = np.isfinite(umap).all(axis=1)
+    return {"positions": pnb.embedding.program_positions(umap[placed], programs.usage[placed], repulsion=repulsion)}
+
+# %% ../nbs/08_pipeline.ipynb #5a1c0008
+_CHAIN = {"search": [_search], "programs": [_programs], "network": [_network], "response": [_response], "evidence": [_evidence], "clustering": [_clustering], "map": [_map, _positions]}
+
+def _reads_and_options(part):
+    "Names of the results and of the options that a part takes"
+    parameters = signature(part).parameters.values()
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD], [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+def _through(stage, found, options, stages):
+    "What a stage adds to the results that were found"
+    added = {}
+    for part in _CHAIN[stage]:
+        reads, asked = _reads_and_options(part)
+        arguments = {name: (found | added).get(name) for name in reads} | {name: options[name] for name in asked}
+        def compute(part=part, arguments=arguments): return part(**arguments)
+        own = {name: options[name] for name in asked if name != "n_jobs"}
+        added |= compute() if stages is None else stages.through(part.__name__[1:], compute, reads, own)
+    return added
 
 # %% ../nbs/08_pipeline.ipynb #f58cb884
 def analyse_screen(
     screen: "ad.AnnData", # prepared by prepare_screen; not changed
     *,
-    until: Literal["programs", "network", "response", "evidence", "clustering", "map"] = "map", # last stage
+    until: Literal["search", "programs", "network", "response", "evidence", "clustering", "map"] = "map", # last stage
     n_programs: int | None = None, # None: chosen by cross-validation
     n_repeats: int = 5, # resamplings from which programs are made
     signed: bool = False, # programs of genes that go up and genes that go down
@@ -216,6 +275,7 @@ def analyse_screen(
     seed: int = 0, # decides everything
     n_jobs: int = 1, # processes for the resamplings; no influence on the result
     on_stage=lambda stage: None, # called with the name of each stage when it begins
+    stages: "pnb.stages.Stages | None" = None, # where finished stages are kept and found again, the prepared screen first of all; None: nowhere
 ) -> Analysis:
     "All stages of the analysis up to `until`; raises `ValueError` on a screen that was not prepared or options that exclude each other"
     options = dict(locals())
@@ -223,32 +283,13 @@ def analyse_screen(
     check_kind("screen", screen, ad.AnnData)
     if "perturbnb" not in screen.uns or "sample_id" not in screen.obs: raise ValueError("screen must come from prepare_screen, got an AnnData without its samples table")
     _check_analysis(options)
-    found = {}
-
-    def reached(stage):
-        if STAGES.index(stage) <= STAGES.index(until): on_stage(stage)
-        return STAGES.index(stage) <= STAGES.index(until)
-
-    if reached("programs"):
-        if programs is not None: found["programs"] = pnb.adopt_programs(screen, programs)
-        else: found.update(_found(screen, n_programs, balance=balance, min_cell_fraction=min_cell_fraction, signed=signed, overlap=overlap, seed=seed, n_repeats=n_repeats, n_jobs=n_jobs))
-        found.update(_judged(screen, found["programs"], gene_sets, drop_technical, name_programs))
-        programs = found["programs"]
-        levels = pnb.fit_levels(programs.usage, names=programs.names)
-        found.update(levels=levels, spins=levels.apply(programs.usage))
-    if reached("network"):
-        network = pnb.infer_network(found["spins"], screen.obs["sample_id"], samples=screen.uns["perturbnb"]["samples"], names=programs.names)
-        found.update(network=network, quality=pnb.fit_quality(network, found["spins"], screen.obs["sample_id"], seed=seed))
-    if reached("response"):
-        guides = pnb.relative_response(network)
-        found.update(guides=guides, targets=guides.by_target())
-    if reached("evidence"): found.update(_evidence(screen, programs, found["spins"], network, null_rounds, seed))
-    if reached("clustering"): found.update(_communities(network, found["targets"], found.get("uncertainty"), found.get("direct"), resolution=resolution, group_resolution=group_resolution,
-                                                        declare_inert=declare_inert, seed=seed))
-    if reached("map"):
-        umap = pnb.embedding.embed_cells(screen, seed=seed)
-        found.update(umap=umap, positions=pnb.embedding.program_positions(umap, programs.usage, repulsion=repulsion))
-    return Analysis(screen, **found)
+    if stages is not None and "screen" not in stages.files: raise ValueError("stages must have prepared the screen, otherwise it is not known what the screen was made from")
+    options |= {name: Path(options[name]) for name in ("programs", "gene_sets") if isinstance(options[name], str)}
+    found = {"screen": screen}
+    for stage in STAGES[:STAGES.index(until) + 1]:
+        on_stage(stage)
+        found |= _through(stage, found, options, stages)
+    return Analysis(**{name: found[name] for name in found if name != "found"})
 
 # %% ../nbs/08_pipeline.ipynb #95bc26b7
 _EXAMPLE_KEYS = dict(guide_key="guide", target_key="gene", control="control", batch_key="batch")
@@ -287,16 +328,6 @@ def compare_with_truth(
             **{name: float(np.corrcoef(a, b)[0, 1]) for name, (a, b) in pairs.items()}, "slope_response": float(a @ b / (a @ a))}
 
 # %% ../nbs/08_pipeline.ipynb #14e45d55
-class _Warnings(logging.Handler):
-    "Collects what was logged as a warning, each message once"
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.messages = []
-
-    def emit(self, record):
-        message = record.getMessage().split("\n")[0]
-        if message not in self.messages: self.messages.append(message)
-
 @dataclass
 class _Account:
     "Stages with their time and memory, a progress bar on a terminal, and the warnings"
@@ -326,15 +357,11 @@ def _peak_memory():
 @contextmanager
 def _accounting(n_stages):
     "An account that listens to the loggers while the block runs"
-    handler, listened = _Warnings(), (logger, logging.getLogger("py.warnings"))
     logging.captureWarnings(True)
-    for each in listened: each.addHandler(handler)
     try:
-        with _progress(None, "", n_stages, bar_format="{desc:<12} {bar} {n_fmt}/{total_fmt}, {elapsed}") as bar, logging_redirect_tqdm([logger]):
-            yield _Account(bar, handler.messages)
-    finally:
-        logging.captureWarnings(False)
-        for each in listened: each.removeHandler(handler)
+        with _progress(None, "", n_stages, bar_format="{desc:<12} {bar} {n_fmt}/{total_fmt}, {elapsed}") as bar, logging_redirect_tqdm([logger]), _heard() as warnings:
+            yield _Account(bar, warnings)
+    finally: logging.captureWarnings(False)
 
 # %% ../nbs/08_pipeline.ipynb #0933821f
 def _option(text, panel=None): return typer.Option(help=text, rich_help_panel=panel, show_default=True)
@@ -373,18 +400,21 @@ def run(
     repulsion: Annotated[float, _option("Between programs on the UMAP", _ANALYSIS)] = 4.,
     seed: Annotated[int, _option("Decides everything that is random", _ANALYSIS)] = 0,
     n_jobs: Annotated[int, _option("Processes for the resamplings", _ANALYSIS)] = 1,
+    restart: Annotated[bool, _option("Compute every stage, also those that are kept from before", _ANALYSIS)] = False,
 ) -> None:
     "Programs, network, responses and groups of a screen, with figures and a report."
-    parameters = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
-    preparing = {name: parameters[name] for name in ("guide_key", "target_key", "control", "control_key", "batch_key", "layer", "size_factor_key", "guide_counts_key",
-                                                     "multi_guide", "min_genes", "max_mito_percent", "min_cell_fraction", "max_genes")}
-    analysing = {name: parameters[name] for name in ("n_programs", "n_repeats", "signed", "overlap", "balance", "min_cell_fraction", "programs", "gene_sets", "name_programs", "drop_technical",
-                                                     "null_rounds", "resolution", "group_resolution", "declare_inert", "repulsion", "seed", "n_jobs")}
+    given = locals()
+    preparing = {name: given[name] for name in ("guide_key", "target_key", "control", "control_key", "batch_key", "layer", "size_factor_key", "guide_counts_key",
+                                                "multi_guide", "min_genes", "max_mito_percent", "min_cell_fraction", "max_genes")}
+    analysing = {name: given[name] for name in ("n_programs", "n_repeats", "signed", "overlap", "balance", "min_cell_fraction", "programs", "gene_sets", "name_programs", "drop_technical",
+                                                "null_rounds", "resolution", "group_resolution", "declare_inert", "repulsion", "seed", "n_jobs")}
+    parameters = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     _check_run(screen, parameters)
     try:
-        with _staging(Path(out)) as folder, _accounting(n_stages=len(STAGES) + 4) as account: _run(screen, folder, preparing, analysing, parameters, account)
+        with _staging(Path(out)) as folder, _accounting(n_stages=len(STAGES) + 4) as account:
+            _run(screen, folder, preparing, analysing, parameters, account, Stages(Path(out) / ".stages", _versions(), restart))
     except KeyboardInterrupt:
-        logger.warning("Interrupted: nothing was changed in %s", out)
+        logger.warning("Interrupted: results in %s are those of the run before, and the same command goes on from the last finished stage", out)
         raise
     logger.info("Done: %s", Path(out) / "report.html")
 
@@ -395,31 +425,56 @@ def _check_run(screen, parameters):
     check_whole("max_genes", parameters["max_genes"], 1)
     if parameters["programs"] is not None: pnb.annotation._read_programs(Path(parameters["programs"]))
     if parameters["multi_guide"] not in ("drop", "keep"): raise ValueError(f"multi_guide must be one of drop, keep, got {parameters['multi_guide']!r}")
-    if screen is not None and not Path(screen).is_file(): raise ValueError(f"screen must be an .h5ad file, there is no file {str(screen)!r}")
+    there = screen is None or Path(screen).is_file() or Path(screen).suffix == ".zarr" and Path(screen).is_dir()
+    if not there: raise ValueError(f"screen must be an .h5ad file, there is no file {str(screen)!r}")
 
-def _run(screen, folder, preparing, analysing, parameters, account):
+def _opened(path, layer):
+    "The path of a screen, or what it holds, left on disk, where that is too large for the memory; says so"
+    if path.suffix.lower() not in (".h5ad", ".zarr") or pnb.fits_memory(path, layer=layer): return path
+    logger.info("%s is large for the memory that is free: its cells are read in blocks; the map and the figures show %d of them, checks of the fit look at %d",
+                path.name, _MOST_ON_MAP, _MOST_CHECKED)
+    return pnb.open_screen(path)
+
+def _prepared(screen, preparing, seed, stages):
+    "The prepared screen; the built-in one where there is no file"
+    source = {"seed": seed} if screen is None else {"screen": Path(screen)}
+    def prepare(): return {"screen": pnb.prepare_screen(pnb.simulate_screen(seed=seed) if screen is None else _opened(Path(screen), preparing["layer"]), **preparing)}
+    return stages.through("prepare", prepare, options=source | preparing)["screen"]
+
+def _written(analysis, tables, folder, stages, account):
+    "Figures and tables in `folder`; gives name, caption and width of each figure"
+    reads = [f.name for f in fields(Analysis)]
+    def draw(into): return {"figures": _draw_figures(analysis, into / "figures")}
+
+    def write(into):
+        _write_tables(tables, into)
+        _write_arrays(analysis, tables, into)
+        return {}
+
+    account.begin("figures")
+    figures = stages.through("figures", draw, reads, folder=folder)["figures"]
+    account.begin("tables")
+    stages.through("tables", write, reads, folder=folder)
+    return figures
+
+def _run(screen, folder, preparing, analysing, parameters, account, stages):
     "The work of `run`, written into `folder`"
     started = datetime.now(UTC)
     account.begin("prepare")
-    if screen is None:
-        screen = pnb.simulate_screen(seed=analysing["seed"])
-        preparing.update((name, value) for name, value in _EXAMPLE_KEYS.items() if preparing[name] is None and not (name == "control" and preparing["control_key"]))
-    prepared = pnb.prepare_screen(screen, **preparing)
-    analysis = analyse_screen(prepared, on_stage=account.begin, **analysing)
-    account.begin("figures")
-    figures = _draw_figures(analysis, folder / "figures")
-    account.begin("tables")
+    if screen is None: preparing.update((name, value) for name, value in _EXAMPLE_KEYS.items() if preparing[name] is None and not (name == "control" and preparing["control_key"]))
+    prepared = _prepared(screen, preparing, analysing["seed"], stages)
+    analysis = analyse_screen(prepared, on_stage=account.begin, stages=stages, **analysing)
     tables = result_tables(analysis)
-    _write_tables(tables, folder)
-    _write_arrays(analysis, tables, folder)
+    figures = _written(analysis, tables, folder, stages, account)
     record = _run_record(analysis, parameters | preparing, account, started)
     account.begin("report")
     title = "A simulated screen" if parameters["screen"] is None else Path(parameters["screen"]).stem
     _write_report(title, tables, record, figures, folder)
     account.end()
-    record["stages"] = account.stages
+    record["stages"] = [{**stage, "kept": {part.__name__[1:] for part in _CHAIN.get(stage["stage"], ())} | {stage["stage"]} <= set(stages.kept)} for stage in account.stages]
+    stages.sources.check()
     (folder / "run.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
-    return record
+    stages.tidy()
 
 def _write_report(title, tables, record, figures, folder):
     import nbformat
@@ -431,13 +486,15 @@ def _write_report(title, tables, record, figures, folder):
 # %% ../nbs/08_pipeline.ipynb #12e9b2bb
 _VERSIONS = ("perturbnb", "anndata", "scanpy", "numpy", "scipy", "scikit-learn", "leidenalg")
 
+def _versions(): return {name: version(name) for name in _VERSIONS} | {"python": sys.version.split()[0]}
+
 def _run_record(analysis, parameters, account, started):
     "What goes into run.json, but for the stages"
     obs, network = analysis.screen.obs, analysis.network
     reason = "those of a file" if parameters["programs"] else "given" if analysis.choice is None else f"chosen, {analysis.choice.reason}"
     return {"format_version": 1, "started": started.isoformat(timespec="seconds"), "seed": parameters["seed"],
             "parameters": {**parameters, "n_programs": len(analysis.annotation), "n_programs_reason": reason},
-            "versions": {name: version(name) for name in _VERSIONS} | {"python": sys.version.split()[0]},
+            "versions": _versions(),
             "summary": {"n_cells": analysis.screen.n_obs, "n_genes": analysis.screen.n_vars, "n_guides": len(analysis.guides.rows), "n_targets": len(analysis.targets.rows),
                         "n_control_cells": int(obs["if_control"].sum()), "n_samples": len(network.samples),
                         "n_modules": analysis.modules.n_modules, "n_groups": analysis.groups.n_groups},

@@ -21,10 +21,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from .common import nearest
+from .common import as_list, as_numbers, check_kind, check_number, check_whole, nearest
 from .embedding import embed_cells, program_positions
-from .figures import (DIVERGING, INTENSITY, NEGATIVE, NODE, POSITIVE, Palette, _canvas, _canvases, _categories, _cell_size, _draw_borders, _edges_of_blocks,
-                               _heatmap, _inches, _labels_of, _room, _separate, _UNDER_BAR, _values_and_names, _wrapped, sign_colours, style)
+from .figures import (DIVERGING, INTENSITY, NEGATIVE, NODE, POSITIVE, Palette, _canvas, _canvases, _categories, _cell_size, _check_result, _draw_borders, _edges_of_blocks,
+                               _heatmap, _inches, _labels_of, _map_of, _room, _separate, _UNDER_BAR, _values_and_names, _wrapped, sign_colours, style)
 
 # %% ../nbs/05_plots.ipynb #5e4607b7
 _all_ = ["POSITIVE", "NEGATIVE", "NODE", "DIVERGING", "INTENSITY", "style"] # of figures, for all who draw
@@ -36,6 +36,8 @@ def _qc_measures(
     adata: ad.AnnData, # prepared, or raw counts in X
 ) -> pd.DataFrame: # cells × the columns of _QC
     "QC measures stored in `obs`, or computed from the counts"
+    check_kind("adata", adata, ad.AnnData)
+    if not adata.n_obs: raise ValueError("adata must have at least one cell, got none")
     if set(_QC) <= set(adata.obs): return adata.obs[list(_QC)]
     counts = ad.AnnData(adata.layers.get("counts", adata.X), var=pd.DataFrame({"mt": adata.var_names.str.upper().str.startswith("MT-")}, index=adata.var_names))
     return sc.pp.calculate_qc_metrics(counts, qc_vars=["mt"], percent_top=None, log1p=False)[0][list(_QC)]
@@ -137,6 +139,7 @@ def plot_top_genes(
     axes: Sequence[Axes] | None = None, # one per program, or None for a new figure
 ) -> np.ndarray: # (programs,) Axes
     "The heaviest genes of every program"
+    _check_result("programs", programs, "Programs", "spectra", "genes"), check_whole("n", n, 1)
     spectra, genes = np.asarray(programs.spectra), np.asarray(programs.genes)
     signed, colours = spectra.min() < 0, sign_colours(palette)
     axes = _canvases(len(spectra), axes, 6, (1.7, 0.45 + 0.12 * n))
@@ -161,7 +164,7 @@ def plot_levels(
 ) -> np.ndarray: # (programs,) Axes
     "Sorted usage of every program with its three levels; at most 2,000 evenly spaced cells are drawn"
     usage, names = _values_and_names(usage, "usage", names, "usage")
-    thresholds = np.asarray(getattr(levels, "thresholds", levels), dtype=float)
+    thresholds = as_numbers("levels", getattr(levels, "thresholds", levels), gaps=True)
     if thresholds.shape != (usage.shape[1], 2): raise ValueError(f"levels must have two thresholds for each of {usage.shape[1]} programs, got shape {thresholds.shape}")
     axes = _canvases(usage.shape[1], axes, 6, (1.7, 1.5))
     shown = np.unique(np.linspace(0, len(usage) - 1, 2000).astype(int))
@@ -212,7 +215,8 @@ def plot_usage_on_umap(
 ) -> np.ndarray: # (programs,) Axes
     "Every program's usage on a map of its own"
     usage, names = _values_and_names(usage, "usage", names, "usage")
-    umap = embed_cells(umap) if isinstance(umap, ad.AnnData) else np.asarray(umap)
+    umap = embed_cells(umap) if isinstance(umap, ad.AnnData) else _map_of(umap)
+    if len(umap) != len(usage): raise ValueError(f"umap must have one row per cell of usage ({len(usage)}), got {len(umap)}")
     axes = _canvases(usage.shape[1], axes, 6, (1.6, 1.7))
     signed, signs = usage.min() < 0, sign_colours(palette)
     for i, (ax, values) in enumerate(zip(axes, usage.T)):
@@ -235,7 +239,7 @@ def plot_programs_on_umap(
 ) -> Axes:
     "All programs on one map: cells coloured by the program they use most, labels at the programs' positions"
     usage, names = _values_and_names(usage, "usage", names, "usage")
-    umap = embed_cells(umap) if isinstance(umap, ad.AnnData) else np.asarray(umap)
+    umap = embed_cells(umap) if isinstance(umap, ad.AnnData) else _map_of(umap)
     positions = program_positions(umap, usage) if positions is None else np.asarray(positions)
     low, high = _usual_range(usage)
     relative = (usage - low) / (high - low)
@@ -320,6 +324,8 @@ def _response_layout(
     values, names = _values_and_names(response, "estimate" if hasattr(response, "estimate") else "values", names, "response", missing=True)
     table = getattr(response, "table", None)
     if targets is None: targets = [f"T{i + 1}" for i in range(len(values))] if table is None else table.index
+    targets = as_list("targets", targets)
+    if order is not None: _check_result("order", order, "a ResponseOrder", "row_order", "program_order")
     if len(targets) != len(values): raise ValueError(f"targets must have one name per row of response ({len(values)}), got {len(targets)}")
     rows = np.arange(len(values)) if order is None else np.asarray(order.row_order)
     columns = np.arange(len(names)) if order is None else np.asarray(order.program_order)
@@ -359,6 +365,7 @@ def plot_response(
     asked = groups
     values, names, targets, modules, groups, rows, _ = _response_layout(response, names, targets, order, modules, groups)
     ax = _canvas(ax, _response_figsize(*values.shape, names, targets))
+    check_number("threshold", threshold)
     _heatmap(ax, np.where(np.abs(values) <= threshold, 0, values), names, targets, limit=limit, label="response", colours=sign_colours(palette))
     _draw_borders(ax, modules, groups, coarse=_coarse_labels(order, asked, rows), numbered=asked is not None)
     ax.set(xlabel=_kind_of(response), ylabel="program")
@@ -431,6 +438,7 @@ def plot_response_dots(
     ax = _canvas(ax, _response_figsize(*values.shape, names, targets))
     bar = _heatmap(ax, np.where(np.isnan(values), np.nan, 0), names, targets, limit=limit, label="response", colours=sign_colours(palette), bar_length=min(2.2, 0.45 * _inches(ax)[1]), anchor=(0, 1))
     widest = 0.85 * min(72 * float((_room(ax, names, targets) / values.shape[::-1]).min()), 16)
+    check_number("threshold", threshold), check_number("q", q, high=1)
     i, j = np.nonzero(np.abs(values) > threshold)
     ring = _spread_rings(response, values, rows, columns) if evidence is None else evidence < q
     ax.scatter(j, i, c=values[i, j], s=widest ** 2 * np.maximum(share[i, j], 0.02), cmap=sign_colours(palette).diverging, vmin=-limit, vmax=limit,

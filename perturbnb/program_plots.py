@@ -15,9 +15,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy import sparse
 
-from .common import check_finite, nearest
+from .common import check_finite, check_kind, check_whole, nearest
 from .embedding import embed_cells
-from .figures import (INTENSITY, Palette, _canvas, _canvases, _cell_size, _colour_bar, _edges_of_blocks, _font_size, _heatmap, _room, _values_and_names,
+from .figures import (INTENSITY, Palette, _canvas, _canvases, _cell_size, _check_result, _colour_bar, _edges_of_blocks, _font_size, _heatmap, _map_of, _room, _values_and_names,
                                _wrapped, _write_ticks, sign_colours, style)
 from .plots import _draw_cells, _usual_range
 
@@ -88,7 +88,9 @@ def _expression(
     gene: str,
 ) -> np.ndarray: # (n_cells,)
     "Normalised expression of one gene; raises `ValueError` on an unknown one"
-    if gene not in adata.var_names: raise ValueError(f"gene must be in the screen, got {gene!r}: {nearest(gene, adata.var_names)}")
+    check_kind("adata", adata, ad.AnnData)
+    if adata.X is None: raise ValueError("adata must hold expression, got no X")
+    if not isinstance(gene, str) or gene not in adata.var_names: raise ValueError(f"gene must be in the screen, got {gene!r}: {nearest(gene, adata.var_names)}")
     column = adata.X[:, adata.var_names.get_loc(gene)]
     values = np.asarray(column.todense() if sparse.issparse(column) else column, dtype=float).ravel()
     check_finite("adata.X", values)
@@ -100,6 +102,7 @@ def _own_program(
     program: str | None, # asked for
 ) -> int:
     "Number of the program to show; raises `ValueError` on a gene without one, or an unknown program"
+    _check_result("programs", programs, "Programs", "names", "genes")
     names, genes = list(programs.names), list(programs.genes)
     if program is not None:
         if program not in names: raise ValueError(f"program must be one of the programs, got {program!r}: {nearest(program, names)}")
@@ -124,7 +127,8 @@ def plot_gene_beside_program(
     expression, at = _expression(adata, gene), _own_program(programs, gene, program)
     usage = np.asarray(programs.usage, dtype=float)[:, at]
     if len(usage) != len(expression): raise ValueError(f"programs must be of the same cells ({adata.n_obs}), got {len(usage)}")
-    umap = embed_cells(adata) if umap is None else np.asarray(umap, dtype=float)
+    check_whole("n_bins", n_bins, 1)
+    umap = embed_cells(adata) if umap is None else _map_of(umap)
     axes = _canvases(3, axes, 3, (2.7, 2.4))
     for ax, values, title in zip(axes, (usage, expression), (programs.names[at], gene)):
         order, limits, signed = np.argsort(np.abs(values), kind="stable"), _usual_range(values), values.min() < 0

@@ -16,7 +16,7 @@ from numba import njit
 from scipy import linalg
 from threadpoolctl import threadpool_limits
 
-from .common import as_labels, as_list, check_flag, check_kind, logger, nearest
+from .common import as_labels, as_list, check_flag, check_kind, check_whole, logger, nearest
 from .gene_networks import GeneSpins, gene_spins
 from .model import _level_moments, check_spins
 from .programs import Programs
@@ -217,7 +217,8 @@ def plot_regulators(
 ):
     "The best supported regulators of a program with 95 % intervals; filled where the sparse fit holds them; returns Axes"
     import matplotlib.pyplot as plt
-    if program not in regulators.programs: raise ValueError(f"program must be one of this result, got {program!r}; {nearest(program, regulators.programs)}")
+    check_kind("regulators", regulators, Regulators), check_whole("n_genes", n_genes, 1)
+    if not isinstance(program, str) or program not in regulators.programs: raise ValueError(f"program must be one of this result, got {program!r}; {nearest(program, regulators.programs)}")
     table = regulators.to_frame().query("program == @program").head(n_genes).iloc[::-1]
     ax = plt.subplots(figsize=(3.6, 0.22 * len(table) + 0.9))[1] if ax is None else ax
     x = table["estimate"].where(table["estimate"].notna(), table["weight"])

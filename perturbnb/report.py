@@ -318,7 +318,11 @@ def execute_report(
 
     own_python = KernelSpecManager(kernel_dirs=[])       # no installed kernels: falls back to the running interpreter's
     manager = AsyncKernelManager(kernel_spec_manager=own_python)
-    return NotebookClient(notebook, km=manager, timeout=300, extra_arguments=["--IPKernelApp.log_level=40"], resources={"metadata": {"path": str(folder)}}).execute()
+    client = NotebookClient(notebook, km=manager, timeout=300, extra_arguments=["--IPKernelApp.log_level=40"], resources={"metadata": {"path": str(folder)}})
+    try: return client.execute(cleanup_kc=True)         # no kernel is left behind, whatever happens
+    except Exception:
+        if hasattr(client, "_async_cleanup_kernel_future"): raise KeyboardInterrupt from None       # nbclient answers Ctrl-C by ending the kernel, and stumbles over that
+        raise
 
 def report_html(
     notebook: nbformat.NotebookNode, # executed

@@ -17,7 +17,7 @@ from sklearn.metrics.cluster import contingency_matrix
 
 from .bootstrap import Bootstrap
 from .clustering import Groups, Modules, _checked_resolutions, _grouped, _modules_of, _quality, _without_diagonal
-from .common import as_list, as_numbers, check_kind, check_whole, nearest, seeds_for
+from .common import as_list, as_numbers, check_frame, check_kind, check_whole, nearest, seeds_for
 from .sandwich import SpinCovariance
 from .targets import Targets
 from .uncertainty import Uncertainty
@@ -127,6 +127,7 @@ def plot_resolution_scan(
 ):
     "Stability over resolutions, with the number of modules at each point; returns Axes"
     import matplotlib.pyplot as plt
+    check_frame("scan", scan, ("resolution", "n_modules", "stability"))
     ax = plt.subplots(figsize=(4.4, 2.8))[1] if ax is None else ax
     ax.plot(scan["resolution"], scan["stability"], "o-", color=color, ms=4)
     for row in scan.itertuples(): ax.annotate(f"{row.n_modules}", (row.resolution, row.stability), (0, 6), textcoords="offset points", ha="center", fontsize=8)

@@ -29,6 +29,7 @@ from perturbnb.simulate import simulate_screen
 KEYS = ["--guide-key", "guide", "--target-key", "gene", "--control", "control", "--batch-key", "batch"]
 OPTIONS = [*KEYS, "--n-programs", "7", "--n-repeats", "3", "--seed", "5"]
 FILES = {f"{name}.csv" for name in SCHEMA} | {"schema.json", "screen.h5ad", "responses.h5ad", "targets.h5ad", "program_umap_pos.npy", "figures", "report.ipynb", "report.html", "run.json"}
+HIDDEN = {".perturbnb.lock", ".stages"}
 
 
 def started(*arguments, cwd):
@@ -101,7 +102,7 @@ def test_help_names_the_command_and_every_option(place):
 def test_options_bear_the_names_of_the_functions_parameters():
     known = {**signature(prepare_screen).parameters, **signature(analyse_screen).parameters}
     for name, parameter in signature(run).parameters.items():
-        if name == "out": continue
+        if name in ("out", "restart"): continue
         assert name in known, name
         if name != "screen": assert parameter.default == known[name].default, name
 
@@ -172,7 +173,7 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing(place, damaged, name, mon
     printed = capsys.readouterr()
     is_one_clear_line(subprocess.CompletedProcess(arguments, stopped.value.code, printed.out, printed.err), message)
     if name in KNOWN_AT_ONCE: assert not printed.err.startswith("max_mito_percent"), "known before any work"
-    assert not [path for path in place.glob(f"out {name}/*") if path.name != ".perturbnb.lock"] and (place / "file").read_text() == ""
+    assert not [path for path in place.glob(f"out {name}/*") if path.name not in HIDDEN] and (place / "file").read_text() == ""
 
 
 @pytest.mark.parametrize("name", ["unknown option", "missing file", "wrong column"])
@@ -189,7 +190,7 @@ def test_output_that_cannot_be_written_by_this_user(place):
 # results
 
 def test_files(results):
-    assert {path.name for path in results.iterdir()} - {".perturbnb.lock"} == FILES
+    assert {path.name for path in results.iterdir()} - HIDDEN == FILES
     figures = sorted(path.stem for path in (results / "figures").glob("*.png"))
     assert figures == sorted(path.stem for path in (results / "figures").glob("*.pdf"))
     assert figures == sorted("qc usage_umap top_genes levels network network_diagram network_umap qq responses evidence groups fan".split())
@@ -425,7 +426,7 @@ def killed(place, results):
     "A copy of the results, over which a run was killed while it wrote"
     shutil.copytree(results, place / "again")
     before = contents(place / "again")
-    process = started("run", "tiny.h5ad", "--out", "again", *OPTIONS, "--n-jobs", "2", cwd=place)
+    process = started("run", "tiny.h5ad", "--out", "again", *OPTIONS, "--n-jobs", "2", "--restart", cwd=place)
     for _ in range(3000):
         if list((place / "again").glob(".partial-*/figures/*.pdf")) or process.poll() is not None: break
         time.sleep(0.02)
@@ -446,9 +447,9 @@ def test_a_kill_leaves_the_old_results_whole(killed):
 
 def test_the_next_run_works_and_cleans_up(place, killed, rerun):
     assert rerun.returncode == 0, rerun.stderr
-    assert {path.name for path in (place / "again").iterdir()} - {".perturbnb.lock"} == FILES
+    assert {path.name for path in (place / "again").iterdir()} - HIDDEN == FILES
     new, old = contents(place / "again"), killed[1]
-    assert all(new[name][0] > old[name][0] for name in new if name != ".perturbnb.lock")
+    assert all(new[name][0] > old[name][0] for name in new if not name.startswith("."))
 
 
 def test_same_seed_same_results_whatever_the_processes(place, tables, rerun):
@@ -478,4 +479,4 @@ def test_two_runs_into_one_folder(place, rerun):
             time.sleep(1)
         first.communicate(timeout=60)
     assert first.returncode != 0
-    assert {path.name for path in (place / "shared").iterdir()} <= {".perturbnb.lock"}
+    assert {path.name for path in (place / "shared").iterdir()} <= HIDDEN

@@ -140,7 +140,7 @@ def test_imports_point_to_rows_above(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_what_is_imported_is_required(path):
     conf = settings()
-    required = {re.split(r"[<>=~!\[]", item)[0].lower() for item in (conf["requirements"] + " " + conf["data_requirements"]).split()}
+    required = {re.split(r"[<>=~!\[]", item)[0].lower() for item in " ".join(conf[f"{extra}requirements"] for extra in ("", "data_", "cluster_")).split()}
     used = {module.split(".")[0] for level, module, _ in imports(ast.parse(path.read_text(encoding="utf-8"))) if level == 0}
     missing = {name for name in used - sys.stdlib_module_names - {"perturbnb"} if IMPORTED_AS.get(name, name).lower() not in required}
     assert not missing, f"{path.stem} imports {', '.join(sorted(missing))}, which settings.ini does not require"

@@ -1,0 +1,171 @@
+"What would bore a reader of 02_cells_on_workers: shards of any size, all estimators and options on them, workers that die, malformed blocks"
+import os
+import signal
+import threading
+import time
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+
+from perturbnb import workers
+from perturbnb.cells import Cells
+from perturbnb.conditionals import FLOOR, Penalty, fit_conditionals
+from perturbnb.evidence import cell_losses
+from perturbnb.likelihood import sufficient_statistics
+from perturbnb.model import gibbs_sample
+from perturbnb.network import infer_network
+
+distributed = pytest.importorskip("distributed", reason="a cluster needs the package distributed: pip install 'perturbnb[cluster]'")
+
+
+@pytest.fixture(scope="module")
+def client():
+    "Two processes of one thread on the loopback address"
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, silence_logs="CRITICAL") as cluster:
+        with distributed.Client(cluster, set_as_default=False) as client: yield client
+
+
+@pytest.fixture(scope="module")
+def cells():
+    "Spins of a planted network, 18 of them so that equal cells are not merged, and the sample of each cell, in no order"
+    rng = np.random.default_rng(0)
+    J = np.triu(rng.normal(0, 0.25, (18, 18)) * (rng.random((18, 18)) < 0.4), 1)
+    sample = rng.integers(0, 12, 3000)
+    return gibbs_sample(J + J.T, rng.normal(0, 0.4, (12, 18))[sample], seed=0), sample
+
+
+def in_blocks(spins, size): return da.from_array(spins, chunks=(size, -1))
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found.J, expected.J, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.h, expected.h, rtol=1e-5, atol=1e-7)
+    assert found.converged and expected.converged
+
+
+@pytest.mark.parametrize("options", [dict(l1_J=0), dict(), dict(directed=True, sample_weight="equal"), dict(l2_response="held-out", l1_J=0.), dict(l1_J="sparse"),
+                                     dict(interventions={"3": {"P2": -1}}, l1_J=0)], ids=str)
+def test_a_network_of_shards_is_that_of_the_cells(cells, options):
+    spins, sample = cells
+    with dask.config.set(scheduler="threads"): apart = infer_network(in_blocks(spins, 700), sample, tol=1e-8, **options)
+    close(apart, infer_network(spins, sample, tol=1e-8, **options))
+
+
+@pytest.mark.parametrize("method", ["exact", "mcmc"])
+def test_other_estimators_take_shards_too(cells, method):
+    spins, sample = cells[0][:, :5], cells[1]
+    options = dict(method=method, tol=1e-7 if method == "exact" else 0.05)
+    apart, whole = infer_network(in_blocks(spins, 900), sample, **options), infer_network(spins, sample, **options)
+    np.testing.assert_allclose(apart.J, whole.J, rtol=1e-5, atol=1e-6 if method == "exact" else 0.05)
+
+
+@pytest.mark.parametrize("chunks", [(3000,), (1, 2999), (0, 1000, 0, 2000), (7,) * 428 + (4,)], ids=["one", "one cell", "empty blocks", "many"])
+def test_shards_of_any_size(cells, chunks):
+    spins, sample = cells
+    shards = workers.cells_of(workers.checked_spins(da.from_array(spins, chunks=(chunks, 18))), np.ones(18, bool), sample, np.ones(3000), 12)
+    whole = Cells(spins, sample, np.ones(3000), 12)
+    for a, b in zip(shards.total(workers._row_sums), whole.total(workers._row_sums)): np.testing.assert_array_equal(a, b)
+    assert (shards.n_cells, shards.arranged().n_cells, shards.n_spins) == (3000, 3000, 18) and shards.arranged().arranged() is shards.arranged()
+
+
+def test_parts_of_shards(cells):
+    spins, sample = cells
+    weights, varies = np.random.default_rng(1).uniform(0.5, 2, 3000), np.arange(18) != 4
+    shards = workers.cells_of(workers.checked_spins(in_blocks(spins, 800)), varies, sample, weights, 12)
+    whole = workers.cells_of(spins, varies, sample, weights, 12)
+    keep = np.arange(3000) < 1000                               # leaves two of four shards empty
+    def losses(cells): return cell_losses(cells, np.zeros((17, 17)), np.zeros((12, 17))).sum(),
+    for a, b in ((shards, whole), (shards.kept(keep), whole.kept(keep)), (shards.rescaled(3.), whole.rescaled(3.))):
+        assert a.n_cells == b.n_cells
+        np.testing.assert_allclose(a.total(losses), b.total(losses), rtol=1e-12)
+        for name in ("weight", "mean", "second", "cell_weight"): np.testing.assert_allclose(getattr(sufficient_statistics(a), name), getattr(sufficient_statistics(b), name), rtol=1e-10, atol=1e-12)
+    thinned = shards.arranged().every(7)
+    assert thinned.n_cells == sum(-(-size // 7) for size in (800, 800, 800, 600))
+    np.testing.assert_allclose(thinned.total(losses)[0], whole.total(losses)[0], rtol=0.05)
+
+
+def test_a_fit_that_begins_on_a_subset(cells, monkeypatch):
+    spins, sample = cells
+    monkeypatch.setattr("perturbnb.conditionals._ENOUGH", 5)
+    shards, penalty = workers.cells_of(workers.checked_spins(in_blocks(spins, 1000)), np.ones(18, bool), sample, np.ones(3000), 12), Penalty(J_l2=FLOOR, B_l2=1.)
+    apart, whole = (fit_conditionals(c, np.eye(12), penalty, tol=1e-9) for c in (shards, Cells(spins, sample, np.ones(3000), 12)))
+    np.testing.assert_allclose(apart.J, whole.J, rtol=1e-5, atol=1e-7)
+
+
+def test_two_processes_give_what_one_gives_and_twice_the_same(cells, client):
+    (spins, sample), options = cells, dict(tol=1e-8, l1_J=0, l2_response=10.)
+    with client.as_current():
+        first, second = (infer_network(in_blocks(spins, 700), sample, **options) for _ in range(2))
+    here = infer_network(in_blocks(spins, 700), sample, **options)
+    close(first, infer_network(spins, sample, **options))
+    for other in (second, here):
+        np.testing.assert_array_equal(first.J, other.J)
+        np.testing.assert_array_equal(first.h, other.h)
+
+
+def test_a_killed_worker_changes_nothing(cells, client, monkeypatch):
+    spins, sample = cells
+    with client.as_current():
+        undisturbed, killed, n_sums, plain = infer_network(in_blocks(spins, 700), sample, l1_J=0), [], [], workers._sum_of
+
+        def sum_of(parts):
+            n_sums.append(len(parts))
+            if len(n_sums) == 8:
+                killed.append(next(iter(client.run(os.getpid).values())))
+                os.kill(killed[-1], signal.SIGKILL)
+            return plain(parts)
+
+        monkeypatch.setattr(workers, "_sum_of", sum_of)
+        disturbed = infer_network(in_blocks(spins, 700), sample, l1_J=0)
+    assert len(killed) == 1 and len(n_sums) > 12
+    np.testing.assert_array_equal(disturbed.J, undisturbed.J)
+    np.testing.assert_array_equal(disturbed.coefficients, undisturbed.coefficients)
+    client.wait_for_workers(2, timeout=30)
+    assert not set(killed) & set(client.run(os.getpid).values())
+
+
+def test_a_worker_killed_while_it_adds(cells, client):
+    spins, sample = cells
+    with client.as_current():
+        shards = workers.cells_of(workers.checked_spins(in_blocks(spins, 200)), np.ones(18, bool), sample, np.ones(3000), 12).arranged()
+        expected, (pid, *_) = shards.total(slowly), client.run(os.getpid).values()
+        killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        found = shards.total(slowly)
+        killer.join()
+    for a, b in zip(found, expected): np.testing.assert_array_equal(a, b)
+
+
+def slowly(cells):
+    time.sleep(0.05)
+    return workers._row_sums(cells)
+
+
+BAD_BLOCKS = {
+    "other levels in one block": (lambda s: da.concatenate([s[:700], s[700:] * 2]), "spins must be -1, 0 or 1, got"),
+    "fractions": (lambda s: s * 0.5, "spins must be -1, 0 or 1, got"),
+    "NaN": (lambda s: da.where(s == 1, np.nan, s), "spins must be finite, got"),
+    "texts": (lambda s: s.astype(str), "spins must be numeric, got dtype"),
+    "blocks side by side": (lambda s: s.rechunk({1: 9}), "spins must be in blocks of whole rows, got 2 blocks side by side"),
+    "unknown sizes": (lambda s: s[s[:, 0] == 1], "spins must be in blocks of known sizes"),
+    "no cells": (lambda s: s[:0], "spins must hold at least one cell"),
+    "one dimension": (lambda s: s[:, 0], "spins must be two-dimensional"),
+    "three dimensions": (lambda s: s[..., None], "spins must be two-dimensional"),
+    "no array": (lambda s: dask.delayed(np.zeros)((3, 3)), "spins must be an array, cells × spins, got a dask"),
+    "constant": (lambda s: s * 0, "spins must vary, got only constant columns"),
+    "too few": (lambda s: s[:2999], "sample_id must have one entry per cell"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BLOCKS)
+def test_malformed_blocks_are_refused_by_name(cells, name):
+    spins, sample = cells
+    change, message = BAD_BLOCKS[name]
+    with pytest.raises(ValueError, match=message): infer_network(change(in_blocks(spins, 700)), sample)
+
+
+def test_malformed_blocks_are_refused_by_a_cluster(cells, client):
+    spins, sample = cells
+    with client.as_current(), pytest.raises(ValueError, match="spins must be -1, 0 or 1, got"): infer_network(in_blocks(spins * 2, 700), sample)
