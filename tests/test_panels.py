@@ -328,7 +328,7 @@ class Shown:
     def picture(self): return self.find("img")[0].get_attribute("src")
     def width(self): return self.browser.execute_script("return arguments[0].complete ? arguments[0].naturalWidth : 0", self.find("img")[0])
 
-    def state(self): return self.counts(), self.picture(), self.code()
+    def state(self): return self.wait.until(lambda _: (self.counts(), self.picture(), self.code()))
 
     def at_rest(self):
         "Nothing has changed for a second: ipywidgets sends the last of many moves late, and a Reset could overtake it"
@@ -349,7 +349,7 @@ class Shown:
 
     def check(self, presses):
         "Move a slider, see number, picture and code change, and press Reset"
-        before = self.wait.until(lambda _: self.state())
+        before = self.state()
         assert self.wait.until(lambda _: self.width()) > 300
         self.move(presses)
         self.wait.until(lambda _: all(new != old for new, old in zip(self.state(), before)))
@@ -375,7 +375,7 @@ def test_all_panels_in_voila(serve, browser, tmp_path, world):
     address = serve("voila", str(notebook(tmp_path / "panels.ipynb", PANELS)), "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1")
     browser.get(address)
     panels = shown(browser, len(PANELS))
-    for name, panel in zip(PANELS, panels): assert panel.wait.until(lambda _: panel.code()) == made(name, world).code, "a page starts with the values of the panel"
+    for name, panel in zip(PANELS, panels): assert panel.state()[2] == made(name, world).code, "a page starts with the values of the panel"
     for name, panel in zip(PANELS, panels): panel.check(PRESSES[name])
     wide = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     assert wide <= 0, "nothing runs out of the page"
