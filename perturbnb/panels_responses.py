@@ -303,7 +303,7 @@ def _fan_picture(
     *_, labels, rows, _ = _response_layout(response, names, targets, None, None, groups)
     figure = Figure(figsize=(9.5, 8), dpi=80)
     ax = figure.add_axes((0, 0, 1, 1))
-    perturbation_fan(umap, positions, response, groups, names=names, targets=targets, threshold=np.inf, gap=gap, radius=radius, ax=ax)
+    perturbation_fan(umap, positions, response, groups, names=names, targets=targets, threshold=2, gap=gap, radius=radius, ax=ax)
     places = np.empty((len(targets), 2))
     places[rows] = fan_layout(umap, positions, labels, gap=gap, radius=radius)[0]
     cells, *above = ax.collections
