@@ -117,6 +117,7 @@ class Panel:
         for slider in sliders.values(): slider.observe(self._redraw.request, names="value")
         knobs = widgets.HBox([*sliders.values(), self.reset_button], layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
         self.widget = widgets.VBox([knobs, self._counts, self._image, self._code_box])
+        self.widget.add_class("perturbnb-panel")
         self._update()
 
     @property
@@ -172,7 +173,7 @@ def _show(
     values = panel.value
     panel._result = panel._recompute(values)
     panel._counts.value = panel._describe(panel._result)
-    panel._code_box.value = f'{_COPY}<pre style="user-select: all; white-space: pre-wrap; line-height: 1.3; margin: 4px 0">{escape(panel._code(values))}</pre>'
+    panel._code_box.value = f'{_COPY}<pre style="{_CODE}">{escape(panel._code(values))}</pre>'
     with style(): panel._image.value = _png(panel._draw(panel._result, values))
     panel.n_redraws += 1
 
@@ -186,6 +187,7 @@ def _set_values(
     for slider in panel.sliders.values(): slider.observe(panel._redraw.request, names="value")
     _show(panel)
 
+_CODE = "user-select: all; white-space: pre-wrap; line-height: 1.4; margin: 4px 0; padding: 4px 8px; font-family: var(--jp-code-font-family, monospace); background: rgba(128, 128, 128, 0.12)"
 _COPY = """<button class="jupyter-widgets jupyter-button widget-button" style="width: auto" onclick="
     const range = document.createRange(); range.selectNodeContents(this.parentNode.querySelector('pre'));
     getSelection().removeAllRanges(); getSelection().addRange(range); document.execCommand('copy'); this.textContent = 'Copied'">Copy as code</button>"""
@@ -244,9 +246,10 @@ def _slider(
     description: str,
     format: str = ".2f", # of the number beside it
 ) -> widgets.FloatSlider:
-    "A slider as all panels have it"
-    return widgets.FloatSlider(value, min=min(low, value), max=max(high, value), step=step, description=description, readout_format=format,
-                               style={"description_width": "initial"}, layout=widgets.Layout(width="320px"))
+    "A slider as all panels have it; its steps pass through the start, since a browser moves a handle that stands between two steps"
+    low = round(value - step * max(0, np.floor((value - low) / step + 1e-9)), 10)
+    return widgets.FloatSlider(value, min=low, max=max(high, value), step=step, description=description, readout_format=format,
+                               style={"description_width": "initial"}, layout=widgets.Layout(width="340px"))
 
 # %% ../nbs/07_panels.ipynb #4e1c325f
 def network_panel(
