@@ -142,7 +142,6 @@ def response_panel(
     "Turn size and evidence, and see which responses, targets and programs remain; raises `ValueError` on what are no responses"
     attribute, given = "estimate" if hasattr(response, "estimate") else "values", dict(names=names, targets=targets)
     values, names = _values_and_names(response, attribute, names, "response", missing=True)
-    if 0 in values.shape: raise ValueError(f"response must have at least one target and one program, got shape {values.shape}")
     table, rates = getattr(response, "table", None), getattr(response, "q", None)
     if targets is None: targets = [f"T{i + 1}" for i in range(len(values))] if table is None else list(table.index)
     threshold, q = _checked_number("threshold", threshold), _checked_number("q", q, 0, 1)
@@ -353,7 +352,6 @@ def fan_panel(
     "Turn what the fan draws, and see how many lines, targets and programs it joins; raises `ValueError` where the arguments don't fit together"
     values, names = _values_and_names(response, "estimate" if hasattr(response, "estimate") else "values", names, "response", missing=True)
     umap, positions, table = as_numbers("umap", umap), as_numbers("positions", positions), getattr(response, "table", None)
-    if 0 in values.shape: raise ValueError(f"response must have at least one target and one program, got shape {values.shape}")
     if groups is None: raise ValueError("groups must be Groups (see response_groups) or one label per target, got None")
     if umap.ndim != 2 or umap.shape[1] != 2 or not len(umap): raise ValueError(f"umap must have shape (n_cells, 2), got {umap.shape}")
     given = "".join(f", {name}={name}" for name, value in dict(names=names if not hasattr(response, "names") else None, targets=targets).items() if value is not None)
