@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
-from numbers import Real
 
 import ipywidgets as widgets
 import numpy as np
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from .clustering import Modules, network_modules
+from .common import check_number
 from .figures import _values_and_names, style
 from .network_plots import network_diagram, network_positions
 from .plots import plot_network
@@ -233,9 +233,7 @@ def _checked_number(
     most: float = np.inf,
 ) -> float:
     "Raise `ValueError` unless `value` is a number between `least` and `most`"
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or not least <= value <= most or np.isinf(value):
-        between = f"of at least {least:g}" if most == np.inf else f"from {least:g} to {most:g}"
-        raise ValueError(f"{name} must be a number {between}, got {value!r}")
+    check_number(name, value, least, most)
     return float(value)
 
 def _slider(
@@ -263,7 +261,7 @@ def network_panel(
 ) -> Panel: # display it as a cell's last value; read `.value`, `.result`, `.code`
     "Turn the threshold of edges and the resolution of modules, and see the network change; raises `ValueError` on what is not a network"
     J, names = _values_and_names(network, "J", names, "network")
-    if not len(J) or len(J) != J.shape[1]: raise ValueError(f"network must be square, with at least one program, got shape {J.shape}")
+    if len(J) != J.shape[1]: raise ValueError(f"network must be square, got shape {J.shape}")
     threshold, resolution = _checked_number("threshold", threshold), _checked_number("resolution", resolution)
     largest = float(np.abs(J - np.diag(np.diag(J))).max(initial=0))
     positions = network_positions(J, seed=seed)

@@ -265,7 +265,6 @@ def levels_panel(
     usage, _ = _values_and_names(programs, "usage", None, "programs")
     check_finite("programs", usage)
     if not isinstance(levels, Levels): raise ValueError(f"levels must be Levels (see fit_levels), got {type(levels).__name__}")
-    if not len(usage): raise ValueError("programs must have at least one cell, got none")
     if usage.shape[1] != len(levels.names): raise ValueError(f"programs must have {len(levels.names)} columns, one per row of levels, got {usage.shape[1]}")
     ordered, figure, names = np.sort(usage, axis=0), Figure(figsize=(9, 3.6), dpi=80), [str(name) for name in levels.names]
     chosen = widgets.Dropdown(options=[(name, i) for i, name in enumerate(names)], value=0, description="program", layout=widgets.Layout(width="220px"))
