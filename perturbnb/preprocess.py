@@ -37,6 +37,7 @@ def _labels(
 ) -> np.ndarray: # (n_cells,) of str, None where the label is missing
     column = pd.Series(np.asarray(column.astype(column.cat.categories.dtype) if hasattr(column, "cat") else column))
     if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all(): column = column.astype("Int64")
+    if column.dtype == object: column = column.map(str, na_action="ignore")        # else True and 1, which Python takes for the same, were one label
     codes, values = pd.factorize(column, use_na_sentinel=True)
     texts = np.array([str(value).strip() for value in values] + [""], dtype=object)
     texts[np.isin(texts.astype(str), MISSING)] = None
@@ -53,7 +54,7 @@ def _column(table: pd.DataFrame, key: str, argument: str, where="obs") -> pd.Ser
     raise ValueError(f"{argument}={key!r} is not a column of {where}: {nearest(key, table.columns)}")
 
 # %% ../nbs/00_preprocess.ipynb #5f04615b
-_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+_FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 def _flags(
     column, # (n,) bool, 0/1, or the texts True/False/0/1; plain or categorical
