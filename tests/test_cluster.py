@@ -13,13 +13,15 @@ import pytest
 from perturbnb import workers
 from perturbnb.bootstrap import bootstrap_network
 from perturbnb.cells import Cells
-from perturbnb.cluster import dask_client, in_blocks as cut
+from perturbnb.cluster import dask_client
+from perturbnb.cluster import in_blocks as cut
 from perturbnb.conditionals import FLOOR, Penalty, fit_conditionals
 from perturbnb.consensus import find_programs
 from perturbnb.evidence import cell_losses
 from perturbnb.likelihood import sufficient_statistics
 from perturbnb.model import gibbs_sample
 from perturbnb.network import infer_network
+from perturbnb.pipeline import run
 
 distributed = pytest.importorskip("distributed", reason="a cluster needs the package distributed: pip install 'perturbnb[cluster]'")
 
@@ -230,3 +232,8 @@ def test_spins_are_cut_by_their_number_alone(cells, client, monkeypatch):
         assert cut(cells[0]).chunks == ((375,) * 8, (18,))
         monkeypatch.setattr("perturbnb.cluster._LARGEST", 100)
         assert cut(cells[0]).chunks == ((100,) * 30, (18,))
+
+
+def test_the_command_refuses_an_address_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="dask must be 'local' or the address of a scheduler that answers"): run(out=tmp_path / "results", dask="nowhere")
+    assert not list(tmp_path.iterdir())
