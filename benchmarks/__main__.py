@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from . import levels, network, programs, sampler, uncertainty
+from . import growth, levels, network, programs, sampler, uncertainty
 from .common import Section, circumstances
 
 HEAD = """# Measured side by side
@@ -12,7 +12,7 @@ HEAD = """# Measured side by side
 Noisy machine: ratios. Every table comes from one run in which the methods took turns, in another order each round; a ratio is the median over rounds of
 "as long as the first row of its table takes", so above 1 is slower, with the lowest and highest round in brackets. CPU ratios depend less on what else is running.
 Compiling is not timed. Times in seconds are there to show the order of magnitude and are no claim."""
-PARTS = {"levels": levels.report, "programs": programs.report, "network": network.report, "sampler": sampler.report, "uncertainty": uncertainty.report}
+PARTS = {"levels": levels.report, "programs": programs.report, "network": network.report, "sampler": sampler.report, "uncertainty": uncertainty.report, "growth": growth.report}
 
 
 def main() -> None:

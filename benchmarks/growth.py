@@ -1,6 +1,13 @@
 """How time and memory of each stage grow with cells, samples and genes; `dspin` beside it as far as it goes"""
 
-import argparse
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -9,9 +16,12 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+import perturbnb as pnb
 from perturbnb.model import gibbs_sample
 
-N_BATCHES = 2
+from .common import Run, Section, _memory, peer, quiet, timed
+
+N_BATCHES, N_PROGRAMS = 2, 24
 
 
 def planted_network(n_programs: int, rng: np.random.Generator) -> np.ndarray:
@@ -20,7 +30,12 @@ def planted_network(n_programs: int, rng: np.random.Generator) -> np.ndarray:
     return J + J.T + np.diag(rng.uniform(-0.6, 0.2, n_programs))
 
 
-def write_counts(path: Path, n_cells: int, n_genes: int = 2000, n_samples: int = 1000, n_programs: int = 24, molecules: float = 200., chunk: int = 10_000, seed: int = 0) -> None:
+def _gene_names(n_genes: int, n_targets: int) -> list[str]:
+    """Names of genes; some forty targets are measured."""
+    return [f"T{i}" if i < min(n_targets, n_genes // 50) else f"G{i:05d}" for i in range(n_genes)]
+
+
+def write_counts(path: Path, n_cells: int, n_genes: int = 2000, n_samples: int = 1000, n_programs: int = N_PROGRAMS, molecules: float = 200., chunk: int = 10_000, seed: int = 0) -> None:
     """Write a screen with planted programs, network and responses to `path`, chunk by chunk; about a tenth of the entries are not zero at 2,000 genes."""
     rng = np.random.default_rng(seed)
     guides = [f"control_g{i}" if i < max(2, n_samples // 40) else f"T{i // 4}_g{i % 4}" for i in range(n_samples // N_BATCHES)]
@@ -36,7 +51,7 @@ def write_counts(path: Path, n_cells: int, n_genes: int = 2000, n_samples: int =
     obs = pd.DataFrame({"guide": np.array(guides)[guide], "gene": np.where(control, "control", np.char.partition(np.array(guides), "_")[:, 0])[guide],
                         "batch": np.array([str(b + 1) for b in range(N_BATCHES)])[batch]}, index=[f"c{i:07d}" for i in range(n_cells)]).astype("category")
     with h5py.File(path, "w") as file:
-        ad.io.write_elem(file, "/", ad.AnnData(obs=obs, var=pd.DataFrame(index=[f"G{i:05d}" for i in range(n_genes)])))
+        ad.io.write_elem(file, "/", ad.AnnData(obs=obs, var=pd.DataFrame(index=_gene_names(n_genes, target.max()))))
         for begin in range(0, n_cells, chunk):
             cells = slice(begin, min(begin + chunk, n_cells))
             spins = gibbs_sample(J, fields[guide[cells]] + shifts[batch[cells]], n_sweeps=30, seed=int(rng.integers(2**31)))
@@ -49,16 +64,136 @@ def write_counts(path: Path, n_cells: int, n_genes: int = 2000, n_samples: int =
             else: ad.io.sparse_dataset(file["X"]).append(counts)
 
 
-def main() -> None:
-    """Write one file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--cells", type=int, default=10_000)
-    parser.add_argument("--genes", type=int, default=2000)
-    parser.add_argument("--samples", type=int, default=1000)
-    given = parser.parse_args()
-    write_counts(given.path, given.cells, given.genes, given.samples)
+# --- stages, each a function of a folder; each runs in a process of its own, so that its peak memory is its own
+
+KEYS = dict(guide_key="guide", target_key="gene", control="control", batch_key="batch", min_genes=20, cell_cycle=False)
+
+
+def prepare(folder: Path) -> None:
+    """Quality control, normalisation and labels, from disk to disk."""
+    pnb.write_screen(pnb.prepare_screen(pnb.open_screen(folder / "counts.h5ad"), **KEYS), folder / "prepared.h5ad")
+
+
+def programs(folder: Path) -> None:
+    """Programs by five resamplings, and the usage of all cells."""
+    pnb.find_programs(pnb.open_screen(folder / "prepared.h5ad"), N_PROGRAMS, n_repeats=5).save(folder / "programs.h5ad")
+
+
+def network(folder: Path) -> None:
+    """Levels, and the network of all samples."""
+    screen, found = pnb.open_screen(folder / "prepared.h5ad"), pnb.Programs.load(folder / "programs.h5ad")
+    pnb.infer_network(pnb.discretize(found.usage), screen.obs["sample_id"], samples=screen.uns["perturbnb"]["samples"], names=found.names).save(folder / "network.h5ad")
+
+
+def responses(folder: Path) -> None:
+    """Responses of all targets with standard errors and tests."""
+    screen, found, fitted = pnb.open_screen(folder / "prepared.h5ad"), pnb.Programs.load(folder / "programs.h5ad"), pnb.SpinNetwork.load(folder / "network.h5ad")
+    pnb.target_responses(fitted, pnb.network_uncertainty(fitted, pnb.discretize(found.usage), screen.obs["sample_id"]))
+
+
+def groups(folder: Path) -> None:
+    """Modules of programs and groups of targets."""
+    fitted = pnb.SpinNetwork.load(folder / "network.h5ad")
+    pnb.response_groups(fitted.J, pnb.relative_response(fitted).by_target(), pnb.network_modules(fitted.J, names=fitted.names))
+
+
+STAGES = {stage.__name__: stage for stage in (prepare, programs, network, responses, groups)}
+
+
+def dspin_chain(folder: Path) -> None:
+    """The peer's programs, pseudo-likelihood and relative responses, from the same prepared file."""
+    from dspin.dspin import ProgramDSPIN
+
+    screen = ad.read_h5ad(folder / "prepared.h5ad")
+    screen.X = screen.X.astype(np.float64)
+    with tempfile.TemporaryDirectory() as place:
+        model = ProgramDSPIN(screen, place + "/", N_PROGRAMS)
+        model.fig_folder = place + "/"
+        model.gene_program_discovery(num_repeat=5, seed=0, cluster_key="target_gene")
+        model.network_inference(sample_id_key="sample_id", method="pseudo_likelihood", if_control_key="if_control", batch_key="batch")
+        model.response_relative_to_control(if_control_key="if_control", batch_key="batch")
+
+
+def measured(stage: Callable[[Path], None], folder: Path) -> Run:
+    """A stage in a fresh process that has compiled everything on a small screen; `peak` is all it holds, the interpreter included."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process: return process.submit(_measured, stage, folder).result()
+
+
+def _measured(stage: Callable[[Path], None], folder: Path) -> Run:
+    with quiet():
+        logging.getLogger("perturbnb").setLevel(logging.ERROR)
+        stage(folder.with_name("small"))
+    run = timed(lambda: stage(folder), None)
+    return replace(run, result=None, peak=_memory("VmHWM"))
+
+
+def grown(folder: Path, sizes: list[tuple[int, int, int]]) -> dict[tuple[int, int, int], dict[str, Run]]:
+    """Each stage at each size (cells, genes, samples); files are made, used and removed one size after the other."""
+    found = {}
+    for cells, genes, samples in sizes:
+        place = folder / "size"
+        place.mkdir()
+        write_counts(place / "counts.h5ad", cells, genes, samples)
+        found[cells, genes, samples] = {name: measured(stage, place) for name, stage in STAGES.items()}
+        shutil.rmtree(place)
+    return found
+
+
+def exponent(sizes: list[int], seconds: list[float]) -> float:
+    """Slope of log time over log size."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def growth_section(folder: Path, what: str, sizes: list[tuple[int, int, int]], text: str) -> Section:
+    """Table: every stage at every size, and the exponents of its CPU time."""
+    found, axis = grown(folder, sizes), ["cells", "genes", "samples"].index(what)
+    def row(size, stages): return {what: f"{size[axis]:,}"} | {name: f"{run.seconds:.3g} s, {run.peak:.0f} MB" for name, run in stages.items()} | {
+        "all": f"{sum(run.seconds for run in stages.values()):.3g} s, {max(run.peak for run in stages.values()):.0f} MB"}
+    rows = [row(size, stages) for size, stages in found.items()]
+    upper = list(found)[len(found) // 2 - 1:]       # where a constant share no longer matters
+    cpu = {name: [found[size][name].cpu for size in upper] for name in STAGES}
+    slopes = {name: exponent([size[axis] for size in upper], values) for name, values in (cpu | {"all": [sum(each) for each in zip(*cpu.values())]}).items()}
+    rows.append({what: "exponent"} | {name: f"{slope:.2f}" for name, slope in slopes.items()})
+    runs = {name: [stages[name] for stages in found.values()] for name in STAGES}
+    return Section(f"### Growth with {what}", text + f" The exponent is that of CPU time, from {upper[0][axis]:,} {what} upwards.", rows, runs)
+
+
+def beside_peer(folder: Path, cells: list[int]) -> Section:
+    """Table: the whole chain beside the peer's, on the same files; the peer starts from the prepared screen."""
+    rows, runs = [], {"perturbnb": [], "dspin": []}
+    for n in cells:
+        place = folder / "size"
+        place.mkdir()
+        write_counts(place / "counts.h5ad", n)
+        stages = {name: measured(stage, place) for name, stage in STAGES.items()}
+        later = [run for name, run in stages.items() if name != "prepare"]
+        runs["perturbnb"].append(ours := Run(sum(run.seconds for run in later), sum(run.cpu for run in later), None, max(run.peak for run in later)))
+        runs["dspin"].append(theirs := measured(dspin_chain, place))
+        rows.append({"cells": f"{n:,}", "time ratio": f"{theirs.seconds / ours.seconds:.3g}", "CPU ratio": f"{theirs.cpu / ours.cpu:.3g}",
+                     "MB": f"{ours.peak:.0f}", "MB of dspin": f"{theirs.peak:.0f}", "s (noisy)": f"{ours.seconds:.3g}", "s of dspin": f"{theirs.seconds:.3g}"})
+        shutil.rmtree(place)
+    return Section("### From programs to groups, beside dspin", f"2,000 genes, 1,000 samples, {N_PROGRAMS} programs, 5 repeats. perturbnb: programs, levels, network, "
+                   "responses with standard errors and tests, modules and groups, from disk. "
+                   "dspin: programs, network by 400 epochs of pseudo-likelihood, relative responses, in memory. Ratios above 1: dspin takes longer.", rows, runs)
+
+
+def report(full: bool = False) -> Iterator[Section]:
+    """All tables of this part."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("PERTURBNB_BENCHMARK_DIR")) as name:
+        folder = Path(name)
+        (folder / "small").mkdir()
+        write_counts(folder / "small/counts.h5ad", 2000, 400, 100)
+        with quiet():
+            for stage in STAGES.values(): stage(folder / "small")
+        yield Section("## Growth", "Time and memory of each stage as the screen grows: a simulated screen is written to disk in chunks and read in blocks, "
+                      "nothing is held that grows with cells × genes. Each stage runs in a process of its own; memory is all that it holds, 300 MB of interpreter and libraries included.", [])
+        cells = [10_000, 30_000, 100_000, 300_000, 1_000_000] if full else [5_000, 10_000, 20_000]
+        yield growth_section(folder, "cells", [(n, 2000, 1000) for n in cells], f"2,000 genes (a tenth of the entries not zero), 1,000 samples, {N_PROGRAMS} programs, 5 repeats.")
+        base = 100_000 if full else 10_000
+        yield growth_section(folder, "samples", [(base, 2000, n) for n in ((50, 200, 1000, 2000) if full else (50, 200, 400))], f"{base:,} cells, 2,000 genes.")
+        yield growth_section(folder, "genes", [(base, n, 1000) for n in ((500, 1000, 2000, 5000) if full else (500, 1000, 2000))], f"{base:,} cells, 1,000 samples.")
+        if peer(): yield beside_peer(folder, [10_000, 100_000] if full else [5_000])
 
 
 if __name__ == "__main__":
-    main()
+    for section in report(): print("\n" + section.markdown(), flush=True)

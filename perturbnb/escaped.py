@@ -23,10 +23,10 @@ def _draws(J, h, seed, n_draws=4096):
     if len(J) <= MOST_EXACT: return None
     return gibbs_sample(J, np.repeat(h, n_draws, axis=0), n_sweeps=60, seed=seed).reshape(len(h), n_draws, -1)
 
-def _log_ratio(J, h, effect, draws):
-    "log Z(h + effect) - log Z(h) for every row"
+def _log_ratio(J, h, effect, draws, of):
+    "log Z(h + effect) - log Z(h) for every row, whose control model has the draws number `of`"
     if draws is None: return log_partition(J, h + effect)[0] - log_partition(J, h)[0]
-    return np.array([logsumexp(own.astype(np.float32) @ e) for own, e in zip(draws, effect)]) - np.log(draws.shape[1])
+    return np.array([logsumexp(draws[k].astype(np.float32) @ e) for k, e in zip(of, effect)]) - np.log(draws.shape[1])
 
 # %% ../nbs/03e_escaped_cells.ipynb #216d7675
 def _weighted_effects(spins, fields, activity, guide, weight, effects, n_steps, pull=1.):
@@ -60,10 +60,11 @@ def _fit_mixture(network, h, spins, row, guide, effects, n_iter, seed, prior=20.
     "Shares, responses, posteriors and the common share"
     pairs, pair = np.unique(np.column_stack([row, guide]), axis=0, return_inverse=True)
     at, of, pair, n = h[pairs[:, 0]], pairs[:, 1], pair.ravel(), np.bincount(guide, minlength=len(effects))
-    fields, activity, draws = h[row] + spins @ network.couplings.T, np.diag(network.J), _draws(network.J, at, seed)
+    control, which = np.unique(at, axis=0, return_inverse=True)        # without guides, samples of a batch are alike
+    fields, activity, draws = h[row] + spins @ network.couplings.T, np.diag(network.J), _draws(network.J, control, seed)
     common, share = 0.1, np.full(len(effects), 0.1)
     for step in range(n_iter):
-        ratio = (spins * effects[guide]).sum(1) - _log_ratio(network.J, at, effects[of], draws)[pair]
+        ratio = (spins * effects[guide]).sum(1) - _log_ratio(network.J, at, effects[of], draws, which.ravel())[pair]
         r = expit(np.log(share / (1 - share))[guide] - ratio)
         if step < 0.7 * n_iter: share = np.full(len(effects), common := _common_share(common, r))
         else: share = (np.bincount(guide, r, len(effects)) + prior * common) / (n + prior)

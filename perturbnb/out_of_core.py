@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ad', 'open_screen', 'write_screen', 'fits_memory']
 
-# %% ../nbs/00_out_of_core.ipynb #9ff71d67
+# %% ../nbs/00_out_of_core.ipynb #0536218a
 import os
 from collections.abc import Callable
 from itertools import pairwise
@@ -18,18 +18,17 @@ import psutil
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from .common import check_kind, check_whole, written_whole
+from .common import check_whole, written_whole
 
 ad = lazy_loader.load("anndata")     # so that a command line is quick that reads nothing
 
-# %% ../nbs/00_out_of_core.ipynb #0ef2c4fb
+# %% ../nbs/00_out_of_core.ipynb #d37255a2
 def _is_lazy(X) -> bool: return dask.is_dask_collection(X)
 
 def _stored(
     path: str | os.PathLike, # of an .h5ad file or a .zarr folder
 ): # an open h5py.File or zarr.Group
     "Open a file of an AnnData; raises `ValueError` in words about the file"
-    check_kind("path", path, str, os.PathLike)
     path = Path(path)
     if path.suffix.lower() not in (".h5ad", ".zarr"): raise ValueError(f"screen: {path.name!r} is neither an .h5ad file nor a .zarr folder")
     if not path.exists(): raise ValueError(f"screen: there is no file {path.name!r}")
@@ -45,6 +44,8 @@ def _stored(
     if missing: raise ValueError(f"screen: {path.name!r} must hold an AnnData, it has no {missing[0]}")
     return store
 
+_CHUNK_BYTES = 100_000_000 # of a block of cells, were it dense
+
 def _by_rows(
     element, # a matrix in an open file
     name: str, # what an error calls it
@@ -55,7 +56,7 @@ def _by_rows(
 
     if element.attrs.get("encoding-type") == "csc_matrix": raise ValueError(f"{name} must be stored by rows (CSR or dense) to be read in blocks of cells, got CSC")
     n_cells, n_genes = element.attrs["shape"] if "shape" in element.attrs else element.shape
-    rows = max(1, 25_000_000 // max(1, n_genes)) if chunk_cells is None else chunk_cells
+    rows = max(1, _CHUNK_BYTES // (4 * max(1, n_genes))) if chunk_cells is None else chunk_cells
     return read_elem_lazy(element, chunks=(int(min(rows, max(1, n_cells))), int(n_genes)))
 
 def open_screen(
@@ -84,7 +85,7 @@ def _unbacked(
     parts = {key: dict(getattr(adata, key)) for key in ("layers", "obsm", "varm", "obsp", "varp", "uns")}
     return ad.AnnData(X=X, obs=adata.obs, var=adata.var, **parts)
 
-# %% ../nbs/00_out_of_core.ipynb #7983b624
+# %% ../nbs/00_out_of_core.ipynb #55a5d415
 def _added(a, b):
     "Sum of two results, each an array or a tuple of arrays"
     return tuple(map(np.add, a, b)) if isinstance(a, tuple) else a + b
@@ -125,7 +126,7 @@ def _stacked(
     parts = _computed(*_tasks(function, X, *rows))
     return sparse.vstack(parts, format="csr") if sparse.issparse(parts[0]) else np.concatenate(parts)
 
-# %% ../nbs/00_out_of_core.ipynb #a0c439c3
+# %% ../nbs/00_out_of_core.ipynb #ae4878e6
 def _mapped(
     function: Callable, # (block, *rows of the block) -> CSR float32 or dense of the same shape
     X, # (n_cells, n_genes), in memory or a dask array
@@ -139,17 +140,16 @@ def _mapped(
     columns = [da.from_array(np.asarray(each)[:, None], chunks=(X.chunks[0], 1)) for each in rows]
     return da.map_blocks(lambda block, *each: function(block, *(one.ravel() for one in each)), X, *columns, dtype=np.float32, chunks=X.chunks, meta=sparse.csr_matrix((0, 0), dtype=np.float32))
 
-# %% ../nbs/00_out_of_core.ipynb #adc6ce76
+# %% ../nbs/00_out_of_core.ipynb #385d2eca
 def write_screen(
     screen: "ad.AnnData", # in memory, or with dask arrays
     path: str | os.PathLike, # of the .h5ad file; replaced when the new one is whole
 ) -> None:
     "Write a screen block by block; raises `ValueError` where the folder is missing or the file is no .h5ad"
-    check_kind("screen", screen, ad.AnnData), check_kind("path", path, str, os.PathLike)
     if Path(path).suffix.lower() != ".h5ad": raise ValueError(f"path must end in .h5ad, got {Path(path).name!r}")
     with written_whole(path) as part: screen.write_h5ad(part, compression="lzf")
 
-# %% ../nbs/00_out_of_core.ipynb #690b89c8
+# %% ../nbs/00_out_of_core.ipynb #84991b2b
 def _matrix_bytes(
     element, # a matrix in an open file
 ) -> int: # bytes in memory, as float32 with 32-bit indices

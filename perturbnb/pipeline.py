@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from inspect import signature
@@ -133,6 +133,12 @@ def _programs(screen, found, *, gene_sets, drop_technical, name_programs):
 
 # %% ../nbs/08_pipeline.ipynb #5a1c0002
 _ENOUGH_PSEUDO_TARGETS, _DRAWS = 200, 50
+_MOST_CHECKED, _MOST_ON_MAP = 100_000, 50_000 # of a larger screen, a random sample is looked at, and drawn
+
+def _checked_cells(n_cells, seed): # (at most _MOST_CHECKED,), ascending
+    "The cells that checks of the fit look at: all, or a random sample of a large screen"
+    if n_cells <= _MOST_CHECKED: return np.arange(n_cells)
+    return np.sort(np.random.default_rng(pnb.common.seeds_for("checks", seed)[0]).choice(n_cells, _MOST_CHECKED, replace=False))
 
 @contextmanager
 def _hushed():
@@ -177,14 +183,22 @@ def _evidence(screen, programs, spins, network, *, null_rounds, seed):
         if null_rounds and found.get("direct") is not None: found["null"] = _attempt("no empirical null", lambda: _null(network, spins, sample_id, null_rounds, seed))
     return found | _artefacts(screen, spins, network, found.get("uncertainty"), found.get("direct"), seed)
 
+def _of_some(escaped, some, n_cells):
+    "The same with a posterior for every cell, unknown for those that were not looked at"
+    posterior = np.full(n_cells, np.nan)
+    posterior[some] = escaped.posterior
+    return replace(escaped, posterior=posterior)
+
 @_hushed()
 def _artefacts(screen, spins, network, errors, direct, seed):
     "What may not be biology: on_target, guide_checks, escaped, explained; without what the screen does not allow"
     sample_id, found = screen.obs["sample_id"], {}
     found["on_target"] = own = _attempt("no transcripts of targets", lambda: pnb.on_target_change(screen))
     if direct is not None: found["guide_checks"] = _attempt("no checks of guides", lambda: pnb.check_guides(direct, errors, on_target=own))
-    found["escaped"] = _attempt("no escaped cells", lambda: pnb.escaped.escaped_cells(network, spins, sample_id, seed=seed))
-    found["explained"] = _attempt("no explained responses", lambda: pnb.explained.explained_responses(network, spins, sample_id, pnb.explained.usual_covariates(screen.obs)))
+    some = _checked_cells(screen.n_obs, seed)
+    spins, sample_id = spins[some], sample_id.iloc[some]
+    found["escaped"] = _attempt("no escaped cells", lambda: _of_some(pnb.escaped.escaped_cells(network, spins, sample_id, seed=seed), some, screen.n_obs))
+    found["explained"] = _attempt("no explained responses", lambda: pnb.explained.explained_responses(network, spins, sample_id, pnb.explained.usual_covariates(screen.obs.iloc[some])))
     return found
 
 # %% ../nbs/08_pipeline.ipynb #5a1c0006
@@ -192,7 +206,8 @@ def _network(screen, programs, spins, *, seed):
     "network, quality"
     sample_id = screen.obs["sample_id"]
     network = pnb.infer_network(pnb.cluster.in_blocks(spins), sample_id, samples=screen.uns["perturbnb"]["samples"], names=programs.names)
-    return {"network": network, "quality": pnb.fit_quality(network, spins, sample_id, seed=seed)}
+    some = _checked_cells(screen.n_obs, seed)
+    return {"network": network, "quality": pnb.fit_quality(network, spins[some], sample_id.iloc[some], seed=seed)}
 
 def _response(network):
     "guides, targets"
@@ -211,11 +226,12 @@ def _clustering(network, targets, uncertainty, direct, *, resolution, group_reso
 
 def _map(screen, *, seed):
     "umap"
-    return {"umap": pnb.embedding.embed_cells(screen, seed=seed)}
+    return {"umap": pnb.embedding.embed_cells(screen, max_cells=_MOST_ON_MAP, seed=seed)}
 
 def _positions(umap, programs, *, repulsion):
     "positions"
-    return {"positions": pnb.embedding.program_positions(umap, programs.usage, repulsion=repulsion)}
+    placed = np.isfinite(umap).all(axis=1)
+    return {"positions": pnb.embedding.program_positions(umap[placed], programs.usage[placed], repulsion=repulsion)}
 
 # %% ../nbs/08_pipeline.ipynb #5a1c0008
 _CHAIN = {"search": [_search], "programs": [_programs], "network": [_network], "response": [_response], "evidence": [_evidence], "clustering": [_clustering], "map": [_map, _positions]}
@@ -410,12 +426,20 @@ def _check_run(screen, parameters):
     check_whole("max_genes", parameters["max_genes"], 1)
     if parameters["programs"] is not None: pnb.annotation._read_programs(Path(parameters["programs"]))
     if parameters["multi_guide"] not in ("drop", "keep"): raise ValueError(f"multi_guide must be one of drop, keep, got {parameters['multi_guide']!r}")
-    if screen is not None and not Path(screen).is_file(): raise ValueError(f"screen must be an .h5ad file, there is no file {str(screen)!r}")
+    there = screen is None or Path(screen).is_file() or Path(screen).suffix == ".zarr" and Path(screen).is_dir()
+    if not there: raise ValueError(f"screen must be an .h5ad file, there is no file {str(screen)!r}")
+
+def _opened(path, layer):
+    "The path of a screen, or what it holds, left on disk, where that is too large for the memory; says so"
+    if path.suffix.lower() not in (".h5ad", ".zarr") or pnb.fits_memory(path, layer=layer): return path
+    logger.info("%s is large for the memory that is free: its cells are read in blocks; the map and the figures show %d of them, checks of the fit look at %d",
+                path.name, _MOST_ON_MAP, _MOST_CHECKED)
+    return pnb.open_screen(path)
 
 def _prepared(screen, preparing, seed, stages):
     "The prepared screen; the built-in one where there is no file"
     source = {"seed": seed} if screen is None else {"screen": Path(screen)}
-    def prepare(): return {"screen": pnb.prepare_screen(pnb.simulate_screen(seed=seed) if screen is None else screen, **preparing)}
+    def prepare(): return {"screen": pnb.prepare_screen(pnb.simulate_screen(seed=seed) if screen is None else _opened(Path(screen), preparing["layer"]), **preparing)}
     return stages.through("prepare", prepare, options=source | preparing)["screen"]
 
 def _written(analysis, tables, folder, stages, account):

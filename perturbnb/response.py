@@ -188,8 +188,7 @@ def guide_concordance(
     response: Response, # of guides
 ) -> pd.DataFrame: # per target: n_guides, n_cells, correlation (mean of pairs), lowest (pair), odd_guide, strength and spread (root mean squares over programs)
     "How far the guides of each target agree; raises `ValueError` on a response of targets"
-    check_kind("response", response, Response)
-    if response.level != "guide": raise ValueError("response must be one of guides, got a response of targets")
+    if getattr(response, "level", None) != "guide": raise ValueError(f"response must be one of guides, got {'a response of targets' if hasattr(response, 'level') else type(response).__name__}")
     rows, targets = {}, response.by_target()
     for target, at in response.table.groupby("target_gene", sort=False, observed=True).indices.items():
         values, pairs = response.values[at], _correlations(response.values[at])[np.triu_indices(len(at), 1)]

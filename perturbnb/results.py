@@ -9,6 +9,8 @@ __all__ = ['ad', 'np', 'pd', 'SCHEMA', 'result_tables']
 import json
 import os
 import shutil
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -295,12 +297,19 @@ def _with_umap(analysis):
     screen.obsm["X_umap"] = analysis.umap
     return screen
 
+def _with_place(analysis):
+    "The analysis of the cells that have a place on the map, in memory"
+    placed = np.isfinite(analysis.umap).all(axis=1)
+    if placed.all(): return analysis
+    some = replace(analysis.programs, usage=analysis.programs.usage[placed])
+    return replace(analysis, screen=analysis.screen[placed].to_memory(), programs=some, spins=analysis.spins[placed], umap=analysis.umap[placed])
+
 def _draw_figures(analysis, folder):
     "Draw every figure into `folder`; gives (name, caption, width on the page in pixels)"
     from matplotlib import pyplot as plt
 
     folder.mkdir()
-    drawn, widths = _figures(analysis), {}
+    drawn, widths = _figures(_with_place(analysis)), {}
     with pnb.plots.style():
         for name, (_, draw) in drawn.items():
             axes = draw()
@@ -377,7 +386,20 @@ def _told(error, part, out):
     if not part.is_dir(): return ValueError(f"out must stay where it is while a run works, {str(out)!r} was removed or moved")
     if not isinstance(error, OSError): return error
     kept = "the next run will put the new results in place" if (out / _JOURNAL).exists() else "results of the run before are untouched"
-    return ValueError(f"out must have room and stay writable, got {str(out)!r}: {error.strerror or str(error).splitlines()[0]}; {kept}")
+    said = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+    return ValueError(f"out must have room and stay writable, got {str(out)!r}: {said}; {kept}")
+
+@contextmanager
+def _said_once():
+    "Keep h5py from printing errors that it cannot raise while the block runs; the one that it raises is enough"
+    hooks = sys.excepthook, sys.unraisablehook
+    sys.excepthook = lambda *error: None        # h5py prints by it; what is raised in the block is raised, not printed
+    sys.unraisablehook = lambda error: None if "h5py" in str(error.object) else hooks[1](error)
+    try: yield
+    except OSError as error:
+        traceback.clear_frames(error.__traceback__)     # here its files are let go
+        raise
+    finally: sys.excepthook, sys.unraisablehook = hooks
 
 @contextmanager
 def _staging(
@@ -387,7 +409,7 @@ def _staging(
     with _locked(out):
         part = _hidden_folder(out)
         try:
-            yield part
+            with _said_once(): yield part
             _begin_swap(part, out)
             _finish_swap(out)
         except Exception as error:

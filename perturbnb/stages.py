@@ -128,12 +128,17 @@ def read_screen(
 
 # %% ../nbs/07c_stages.ipynb #7c000013
 def content_hash(
-    path: str | Path, # of a file
+    path: str | Path, # of a file, or a folder such as a .zarr
 ) -> str: # 32 characters
-    "A hash of what a file holds"
+    "A hash of what a file, or a folder of files, holds"
+    if Path(path).is_dir(): return hashlib.blake2b(json.dumps(_contents(Path(path))).encode(), digest_size=16).hexdigest()
     with open(path, "rb") as file: return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
-def _state(path): # what is seen of a file without reading it
+def _contents(folder): # relative path -> hash, of every file in the folder
+    return {path.relative_to(folder).as_posix(): content_hash(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+def _state(path): # what is seen of a file, or of a folder's files, without reading them
+    if path.is_dir(): return [(each.as_posix(), _state(each)) for each in sorted(path.rglob("*")) if each.is_file()]
     at = os.stat(path)
     return at.st_size, at.st_mtime_ns, at.st_ino
 
@@ -152,8 +157,8 @@ class Sources:
     def check(self) -> None:
         "Raise `ValueError` where a file is not what it was"
         for path, (state, known) in self.seen.items():
-            if path.is_file() and (_state(path) == state or content_hash(path) == known): continue
-            raise ValueError(f"{str(path)!r} must stay as it is while a run reads it, it was {'changed' if path.is_file() else 'removed'}: nothing was replaced, run again")
+            if path.exists() and (_state(path) == state or content_hash(path) == known): continue
+            raise ValueError(f"{str(path)!r} must stay as it is while a run reads it, it was {'changed' if path.exists() else 'removed'}: nothing was replaced, run again")
 
 # %% ../nbs/07c_stages.ipynb #7c000017
 class _Warnings(logging.Handler):
@@ -182,9 +187,6 @@ def _code() -> str:
 
 # %% ../nbs/07c_stages.ipynb #7c0000f0
 _FORMAT = 1 # of the files in the folder
-
-def _contents(folder): # relative path -> hash, of every file in the folder
-    return {path.relative_to(folder).as_posix(): content_hash(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 def _link(kept, folder, names):
     "Show kept files in another folder too, without copying where the file system can do that"

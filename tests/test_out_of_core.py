@@ -175,3 +175,23 @@ def test_map_of_a_sample(prepared, on_disk):
     np.testing.assert_array_equal(np.isfinite(blocks).all(1), placed)
     np.testing.assert_array_equal(blocks[placed], whole[placed])
     with pytest.raises(ValueError, match="max_cells must be a whole number of at least 4"): pnb.embedding.embed_cells(prepared, max_cells=2)
+
+
+def test_the_command_is_the_same(path, tmp_path, monkeypatch):
+    "All stages of a run, and all files but figures and report, with the screen in memory and on disk; the map is of a sample"
+    monkeypatch.setattr("perturbnb.pipeline._MOST_ON_MAP", 400)
+    monkeypatch.setattr("perturbnb.pipeline._MOST_CHECKED", 500)
+    monkeypatch.setattr("perturbnb.pipeline._write_report", lambda *arguments: None)
+    monkeypatch.setattr("perturbnb.pipeline._draw_figures", lambda analysis, folder: folder.mkdir() or pnb.results._with_place(analysis).screen.n_obs)
+    options = dict(KEYS, n_programs=9, n_repeats=2, null_rounds=0)
+    pnb.run(path, tmp_path / "whole", **options)
+    monkeypatch.setattr("perturbnb.fits_memory", lambda *arguments, **more: False)
+    monkeypatch.setattr("perturbnb.out_of_core._CHUNK_BYTES", 4 * 600 * 700)
+    pnb.run(path, tmp_path / "blocks", **options)
+    for table in sorted((tmp_path / "whole").glob("*.csv")):
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "blocks" / table.name), pd.read_csv(table), rtol=1e-3, atol=1e-5, obj=table.name)
+    whole, blocks = (ad.read_h5ad(tmp_path / name / "screen.h5ad") for name in ("whole", "blocks"))
+    np.testing.assert_array_equal(blocks.obsm["spins"], whole.obsm["spins"])
+    np.testing.assert_allclose(blocks.obsm["X_umap"], whole.obsm["X_umap"], rtol=1e-5)
+    assert np.isfinite(blocks.obsm["X_umap"]).all(1).sum() == 400
+    assert (blocks.layers["counts"] != whole.layers["counts"]).nnz == 0
