@@ -35,6 +35,7 @@ from . import (
     out_of_core,
     panels,
     panels_cells,
+    panels_responses,
     pipeline,
     plots,
     preprocess,
@@ -86,6 +87,7 @@ from .on_target import on_target_change
 from .out_of_core import fits_memory, open_screen, write_screen
 from .panels import network_panel
 from .panels_cells import levels_panel, number_panel, qc_panel
+from .panels_responses import fan_panel, positions_panel, response_panel
 from .pipeline import Analysis, analyse_screen, run
 from .preprocess import prepare_screen, summarise_screen
 from .programs import Programs, onmf
@@ -104,19 +106,10 @@ __all__ = [
     "ResponseOrder", "SpinNetwork", "Stability", "Targets", "Uncertainty", "adopt_programs", "analyse_screen", "annotate_programs",
     "bootstrap_network", "built_in_gene_sets", "cell_design", "check_guides", "choose_n_programs", "combine_guides", "compare_with_model",
     "conditional_probabilities", "discretize", "draw_couplings", "draw_responses", "energy", "energy_test", "escaped_cells",
-    "exact_moments", "explained_responses", "find_programs", "fit_levels", "fit_quality", "fit_regulators", "fits_memory", "flag_technical",
-    "formula_design", "gene_spins", "gibbs_sample", "group_stability", "guide_concordance", "held_out_fit", "infer_fields",
-    "infer_gene_network", "infer_network", "interaction_table", "known_interventions", "levels_panel", "log_pseudo_likelihood",
-    "module_stability", "moments", "name_programs", "network_modules", "network_panel", "network_uncertainty", "null_edges", "number_panel",
-    "on_target_change", "onmf", "open_screen", "plot_combination", "plot_regulators", "plot_resolution_scan", "predict_combination",
-    "prepare_screen", "prior_network", "program_regulators", "project_programs", "qc_panel", "read_gmt", "relative_response",
-    "replicate_agreement", "representative_samples", "resolution_scan", "response_groups", "response_order", "run", "screen_design",
-    "select_programs", "set_verbosity", "simulate_screen", "store_programs", "summarise_screen", "target_responses", "total_effects",
-    "usual_covariates", "write_screen",
-    "annotation", "bootstrap", "cells", "cluster", "clustering", "combinations", "common", "conditionals", "consensus", "datasets", "designs",
+    "annotation", "bootstrap", "cells", "cluster", "clustering", "combinations", "common", "conditionals", "consensus", "datasets", "designs", "exact_moments", "explained_responses", "fan_panel", "find_programs", "fit_levels", "fit_quality", "fit_regulators", "fits_memory", "flag_technical", "formula_design", "gene_spins", "gibbs_sample", "group_stability", "guide_concordance", "held_out_fit", "infer_fields", "infer_gene_network", "infer_network", "interaction_table", "known_interventions", "levels_panel", "log_pseudo_likelihood", "module_stability", "moments", "name_programs", "network_modules", "network_panel", "network_uncertainty", "null_edges", "number_panel", "on_target_change", "onmf", "open_screen", "plot_combination", "plot_regulators", "plot_resolution_scan", "positions_panel", "predict_combination", "prepare_screen", "prior_network", "program_regulators", "project_programs", "qc_panel", "read_gmt", "relative_response", "replicate_agreement", "representative_samples", "resolution_scan", "response_groups", "response_order", "response_panel", "run", "screen_design", "select_programs", "set_verbosity", "simulate_screen", "store_programs", "summarise_screen", "target_responses", "total_effects", "usual_covariates", "write_screen",
     "embedding", "empirical_null", "escaped", "evidence", "evidence_plots", "explained", "figures", "fit_plots", "gene_clusters",
     "gene_networks", "goodness", "gram", "guide_checks", "levels", "likelihood", "model", "multiplicative", "network", "network_plots",
-    "new_samples", "number_of_programs", "on_target", "out_of_core", "panels", "panels_cells", "pipeline", "plots", "preprocess",
-    "program_plots", "programs", "regulators", "report", "response", "results", "sandwich", "simulate", "stability", "stages", "targets",
-    "uncertainty", "usage_effects", "workers",
+    "new_samples", "number_of_programs", "on_target", "out_of_core", "panels", "panels_cells", "panels_responses", "pipeline", "plots",
+    "preprocess", "program_plots", "programs", "regulators", "report", "response", "results", "sandwich", "simulate", "stability", "stages",
+    "targets", "uncertainty", "usage_effects", "workers",
 ]

@@ -98,6 +98,16 @@ def _usage_centroids(
     centroids[unused] = umap.mean(0)
     return centroids
 
+def _repelled(
+    centroids: np.ndarray, # (n_programs, 2)
+    repulsion: float, # >= 0
+) -> np.ndarray: # (n_programs, 2)
+    "Programs at their centroids, kept apart"
+    if repulsion == 0 or len(centroids) == 1: return centroids
+    turn = np.pi * (3 - np.sqrt(5)) * np.arange(len(centroids))
+    start = centroids + 0.1 * np.cbrt(repulsion) * np.c_[np.cos(turn), np.sin(turn)]
+    return minimize(_position_energy, start.ravel(), args=(centroids, repulsion), jac=True, method="L-BFGS-B").x.reshape(-1, 2)
+
 def program_positions(
     umap: np.ndarray, # (n_cells, 2)
     usage, # Programs, or (n_cells, n_programs)
@@ -111,8 +121,4 @@ def program_positions(
     if umap.shape != (len(usage), 2): raise ValueError(f"umap must have shape ({len(usage)}, 2), got {umap.shape}")
     if not (is_number(top) and 0 < top <= 1): raise ValueError(f"top must be a share in (0, 1], got {top!r}")
     if not (is_number(repulsion) and 0 <= repulsion < np.inf): raise ValueError(f"repulsion must be a number of at least 0, got {repulsion!r}")
-    centroids = _usage_centroids(umap, usage, top)
-    if repulsion == 0 or len(centroids) == 1: return centroids
-    turn = np.pi * (3 - np.sqrt(5)) * np.arange(len(centroids))
-    start = centroids + 0.1 * np.cbrt(repulsion) * np.c_[np.cos(turn), np.sin(turn)]
-    return minimize(_position_energy, start.ravel(), args=(centroids, repulsion), jac=True, method="L-BFGS-B").x.reshape(-1, 2)
+    return _repelled(_usage_centroids(umap, usage, top), repulsion)

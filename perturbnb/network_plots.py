@@ -327,13 +327,15 @@ def fan_layout(
     groups: np.ndarray, # (n_targets,) labels, in the order of the fan
     *,
     gap: int = 2, # empty places between groups
+    radius: float = 1.2, # of the arc, where 1 just encloses the upper half of the map and the programs
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]: # places (n_targets, 2), angles (n_targets,), centre (2,), radius
-    "Places on an arc around the map, from 0.05π to 0.95π"
+    "Places on an arc around the map, from 0.05π to 0.95π; raises `ValueError` on a radius that is not above 0"
+    if not 0 < radius < np.inf: raise ValueError(f"radius must be above 0, got {radius}")
     low, high = np.quantile(umap, [0.005, 0.995], axis=0)
     centre = (np.minimum(low, positions.min(0)) + np.maximum(high, positions.max(0))) / 2
     above = umap[umap[:, 1] >= centre[1]]
     far = np.quantile(np.linalg.norm(above - centre, axis=1), 0.995) if len(above) else 0.0
-    radius = 1.2 * max(far, np.linalg.norm(positions - centre, axis=1).max(), 1e-6)
+    radius = radius * max(far, np.linalg.norm(positions - centre, axis=1).max(), 1e-6)
     slot = np.arange(len(groups)) + gap * np.r_[0, np.cumsum(groups[1:] != groups[:-1])]
     angles = np.pi * (0.05 + 0.9 * slot / slot[-1]) if slot[-1] else np.array([np.pi / 2])
     return centre + radius * np.c_[np.cos(angles), np.sin(angles)], angles, centre, float(radius)
@@ -366,6 +368,7 @@ def perturbation_fan(
     threshold: float = 0.2, # weaker lines are not drawn; weight = response / 2
     clip: float = 2.0, # responses beyond ± this count as this
     gap: int = 2, # empty places between groups
+    radius: float = 1.2, # of the arc, where 1 just encloses the upper half of the map and the programs
     width: float | None = None, # points at weight 1; None: 6, less for more than 60 perturbations
     network=None, # SpinNetwork, or (n_programs, n_programs): draw its edges too
     network_threshold: float = 0.25, # weaker edges are not drawn
@@ -379,7 +382,7 @@ def perturbation_fan(
     values, names, targets, _, labels, *_ = _response_layout(response, names, targets, None, None, groups)
     if positions.shape != (len(names), 2): raise ValueError(f"positions must have shape ({len(names)}, 2), got {positions.shape}")
     if labels is None: raise ValueError("groups must be Groups or a label for each perturbation, got None")
-    places, angles, centre, radius = fan_layout(umap, positions, labels, gap=gap)
+    places, angles, centre, radius = fan_layout(umap, positions, labels, gap=gap, radius=radius)
     weights, signs = np.clip(np.nan_to_num(values), -clip, clip).T / 2, sign_colours(palette)
     if width is None: width = 6 * min(1, 60 / len(targets))
     share = 0.95 if ax is None else ax.get_position().width             # of the figure's width; a new figure is filled
@@ -398,8 +401,8 @@ def perturbation_fan(
     half = radius + scale * (0.65 * fontsize * max(map(len, targets)) + 14)
     bottom = min(umap[:, 1].min(), positions[:, 1].min(), centre[1]) - 10 * scale
     ax.set(xlim=(centre[0] - half, centre[0] + half), ylim=(bottom, centre[1] + half))
-    _write_labels(ax, places, targets, angles, fontsize=fontsize, scale=scale, gap=7)
     _write_programs(ax, positions, names, float(np.interp(ax.figure.get_figwidth(), [8, 20, 30], [8, 13, 18])))
+    _write_labels(ax, places, targets, angles, fontsize=fontsize, scale=scale, gap=7)
     return ax
 
 # %% ../nbs/06_network_plots.ipynb #04362e67

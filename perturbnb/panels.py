@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
-from numbers import Real
 
 import ipywidgets as widgets
 import numpy as np
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from .clustering import Modules, network_modules
+from .common import check_number
 from .figures import _values_and_names, style
 from .network_plots import network_diagram, network_positions
 from .plots import plot_network
@@ -115,6 +115,7 @@ class Panel:
         for slider in sliders.values(): slider.observe(self._redraw.request, names="value")
         knobs = widgets.HBox([*sliders.values(), self.reset_button], layout=widgets.Layout(flex_flow="row wrap", align_items="center"))
         self.widget = widgets.VBox([knobs, self._counts, self._image, self._code_box])
+        self.widget.add_class("perturbnb-panel")
         self._update()
 
     @property
@@ -158,7 +159,7 @@ def _show(
     values = panel.value
     panel._result = panel._recompute(values)
     panel._counts.value = panel._describe(panel._result)
-    panel._code_box.value = f'{_COPY}<pre style="user-select: all; white-space: pre-wrap; line-height: 1.3; margin: 4px 0">{escape(panel._code(values))}</pre>'
+    panel._code_box.value = f'{_COPY}<pre style="{_CODE}">{escape(panel._code(values))}</pre>'
     with style(): panel._image.value = _png(panel._draw(panel._result, values))
     panel.n_redraws += 1
 
@@ -172,6 +173,7 @@ def _set_values(
     for slider in panel.sliders.values(): slider.observe(panel._redraw.request, names="value")
     _show(panel)
 
+_CODE = "user-select: all; white-space: pre-wrap; line-height: 1.4; margin: 4px 0; padding: 4px 8px; font-family: var(--jp-code-font-family, monospace); background: rgba(128, 128, 128, 0.12)"
 _COPY = """<button class="jupyter-widgets jupyter-button widget-button" style="width: auto" onclick="
     const range = document.createRange(); range.selectNodeContents(this.parentNode.querySelector('pre'));
     getSelection().removeAllRanges(); getSelection().addRange(range); document.execCommand('copy'); this.textContent = 'Copied'">Copy as code</button>"""
@@ -217,9 +219,7 @@ def _checked_number(
     most: float = np.inf,
 ) -> float:
     "Raise `ValueError` unless `value` is a number between `least` and `most`"
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or not least <= value <= most or np.isinf(value):
-        between = f"of at least {least:g}" if most == np.inf else f"from {least:g} to {most:g}"
-        raise ValueError(f"{name} must be a number {between}, got {value!r}")
+    check_number(name, value, least, most)
     return float(value)
 
 def _slider(
@@ -230,9 +230,10 @@ def _slider(
     description: str,
     format: str = ".2f", # of the number beside it
 ) -> widgets.FloatSlider:
-    "A slider as all panels have it"
-    return widgets.FloatSlider(value, min=min(low, value), max=max(high, value), step=step, description=description, readout_format=format,
-                               style={"description_width": "initial"}, layout=widgets.Layout(width="320px"))
+    "A slider as all panels have it; its steps pass through the start, since a browser moves a handle that stands between two steps"
+    low = round(value - step * max(0, np.floor((value - low) / step + 1e-9)), 10)
+    return widgets.FloatSlider(value, min=low, max=max(high, value), step=step, description=description, readout_format=format,
+                               style={"description_width": "initial"}, layout=widgets.Layout(width="340px"))
 
 # %% ../nbs/07_panels.ipynb #4e1c325f
 def network_panel(
@@ -246,7 +247,7 @@ def network_panel(
 ) -> Panel: # display it as a cell's last value; read `.value`, `.result`, `.code`
     "Turn the threshold of edges and the resolution of modules, and see the network change; raises `ValueError` on what is not a network"
     J, names = _values_and_names(network, "J", names, "network")
-    if not len(J) or len(J) != J.shape[1]: raise ValueError(f"network must be square, with at least one program, got shape {J.shape}")
+    if len(J) != J.shape[1]: raise ValueError(f"network must be square, got shape {J.shape}")
     threshold, resolution = _checked_number("threshold", threshold), _checked_number("resolution", resolution)
     largest = float(np.abs(J - np.diag(np.diag(J))).max(initial=0))
     positions = network_positions(J, seed=seed)

@@ -110,7 +110,7 @@ def _whole_slider(
     description: str,
 ) -> widgets.IntSlider:
     "A slider for counts, as all panels have it"
-    return widgets.IntSlider(value, 0, max(high, value, 1), description=description, style={"description_width": "initial"}, layout=widgets.Layout(width="320px"))
+    return widgets.IntSlider(value, 0, max(high, value, 1), description=description, style={"description_width": "initial"}, layout=widgets.Layout(width="340px"))
 
 # %% ../nbs/07_panels_cells.ipynb #4e8af0d7
 def qc_panel(
@@ -127,7 +127,7 @@ def qc_panel(
     start, skipped = qc_view(obs), _skipped_steps(screen)
     genes = check_whole("min_genes", int(used.get("min_genes") or 0) if min_genes is None else min_genes, 0)
     cells = check_whole("min_cells_per_guide", int(used.get("min_cells_per_guide", 5)) if min_cells_per_guide is None else min_cells_per_guide, 0)
-    sliders = dict(min_genes=_whole_slider(genes, int(obs["n_genes_by_counts"].quantile(0.99)), "genes per cell, at least"))
+    sliders = dict(min_genes=_whole_slider(genes, int(obs["n_genes_by_counts"].quantile(0.99)), "genes, at least"))
     if "max_mito_percent" not in skipped and obs["pct_counts_mt"].max() > 0:
         mito = _checked_number("max_mito_percent", used.get("max_mito_percent", 20.0) if max_mito_percent is None else max_mito_percent, 0, 100)
         sliders["max_mito_percent"] = _slider(mito, 0, float(np.ceil(obs["pct_counts_mt"].max())), 0.5, "mitochondrial %, at most", ".1f")
@@ -250,10 +250,11 @@ def _level_slider(
     shown: bool,
 ) -> widgets.FloatRangeSlider:
     "Both cut points of a program"
-    low, high = float(values[0]), float(values[-1])
-    if low == high: high = low + 1                                        # a program that is the same in all cells
-    step = 10 ** np.floor(np.log10((high - low) / 100))
-    return widgets.FloatRangeSlider(value=np.clip(cuts, low, high).tolist(), min=low, max=high, step=step, description="0 from, +1 from", readout_format=".3g",
+    span = float(values[-1] - values[0]) or 1.0                            # a program that is the same in all cells has a slider all the same
+    step = 10 ** np.floor(np.log10(span / 100))
+    low, high = step * np.floor(values[0] / step), step * np.ceil((values[0] + span) / step)
+    value = np.clip(step * np.round(np.clip(cuts, low, high) / step), low, high)
+    return widgets.FloatRangeSlider(value=value.tolist(), min=float(low), max=float(high), step=float(step), description="0 from, +1 from", readout_format=".3g",
                                     style={"description_width": "initial"}, layout=widgets.Layout(width="420px", display="" if shown else "none"))
 
 def levels_panel(
@@ -264,7 +265,6 @@ def levels_panel(
     usage, _ = _values_and_names(programs, "usage", None, "programs")
     check_finite("programs", usage)
     if not isinstance(levels, Levels): raise ValueError(f"levels must be Levels (see fit_levels), got {type(levels).__name__}")
-    if not len(usage): raise ValueError("programs must have at least one cell, got none")
     if usage.shape[1] != len(levels.names): raise ValueError(f"programs must have {len(levels.names)} columns, one per row of levels, got {usage.shape[1]}")
     ordered, figure, names = np.sort(usage, axis=0), Figure(figsize=(9, 3.6), dpi=80), [str(name) for name in levels.names]
     chosen = widgets.Dropdown(options=[(name, i) for i, name in enumerate(names)], value=0, description="program", layout=widgets.Layout(width="220px"))
