@@ -31,8 +31,8 @@ def _connected(address, patience):
         raise ValueError(f"dask must be 'local' or the address of a scheduler that answers, such as 'tcp://10.0.0.1:8786', got {address!r}: {error}") from None
 
 def _version():
-    from perturbnb import __version__
-    return __version__
+    import perturbnb
+    return perturbnb.__version__
 
 def _check_workers(client, patience):
     "Raise `ValueError` unless there are workers, and they have this version of perturbnb"
