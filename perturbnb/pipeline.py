@@ -205,7 +205,7 @@ def _artefacts(screen, spins, network, errors, direct, seed):
 def _network(screen, programs, spins, *, seed):
     "network, quality"
     sample_id = screen.obs["sample_id"]
-    network = pnb.infer_network(spins, sample_id, samples=screen.uns["perturbnb"]["samples"], names=programs.names)
+    network = pnb.infer_network(pnb.cluster.in_blocks(spins), sample_id, samples=screen.uns["perturbnb"]["samples"], names=programs.names)
     some = _checked_cells(screen.n_obs, seed)
     return {"network": network, "quality": pnb.fit_quality(network, spins[some], sample_id.iloc[some], seed=seed)}
 
@@ -401,6 +401,7 @@ def run(
     seed: Annotated[int, _option("Decides everything that is random", _ANALYSIS)] = 0,
     n_jobs: Annotated[int, _option("Processes for the resamplings", _ANALYSIS)] = 1,
     restart: Annotated[bool, _option("Compute every stage, also those that are kept from before", _ANALYSIS)] = False,
+    dask: Annotated[str | None, _option("Work on a cluster: the address of a dask scheduler, or local for processes of this machine", _ANALYSIS)] = None,
 ) -> None:
     "Programs, network, responses and groups of a screen, with figures and a report."
     given = locals()
@@ -411,7 +412,7 @@ def run(
     parameters = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     _check_run(screen, parameters)
     try:
-        with _staging(Path(out)) as folder, _accounting(n_stages=len(STAGES) + 4) as account:
+        with pnb.cluster.dask_client(dask), _staging(Path(out)) as folder, _accounting(n_stages=len(STAGES) + 4) as account:
             _run(screen, folder, preparing, analysing, parameters, account, Stages(Path(out) / ".stages", _versions(), restart))
     except KeyboardInterrupt:
         logger.warning("Interrupted: results in %s are those of the run before, and the same command goes on from the last finished stage", out)
