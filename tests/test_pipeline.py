@@ -480,3 +480,11 @@ def test_two_runs_into_one_folder(place, rerun):
         first.communicate(timeout=60)
     assert first.returncode != 0
     assert {path.name for path in (place / "shared").iterdir()} <= HIDDEN
+
+
+def test_genes_of_no_known_set():
+    "Programs of genes that no built-in gene set knows are analysed like others, without names"
+    unknown = pnb.prepare_screen(pnb.simulate_screen(400, 250, n_programs=4, n_targets=4, seed=0), guide_key="guide", target_key="gene", control="control", min_genes=20)
+    unknown.var_names = [f"unknown{i}" for i in range(unknown.n_vars)]
+    analysis = pnb.analyse_screen(unknown, until="programs", n_programs=4, n_repeats=1)
+    assert analysis.gene_sets.empty and len(analysis.labels) == 4
