@@ -117,7 +117,7 @@ def _programs(screen, found, *, gene_sets, drop_technical, name_programs):
     "Programs that are kept, with what is known of all, and their levels: programs, annotation, gene_sets, levels, spins"
     programs = found
     sets = pnb.built_in_gene_sets(programs.genes) | ({} if gene_sets is None else pnb.annotation._checked_sets(gene_sets, programs.genes))
-    pairs = pnb.annotate_programs(programs, sets)
+    pairs = pnb.annotate_programs(programs, sets or None)
     named = pnb.name_programs(programs, pairs)
     if name_programs: pairs, programs = pairs.assign(program=pairs["program"].map(dict(zip(programs.names, named.names)))), named
     flags = pnb.flag_technical(programs, screen)
