@@ -37,7 +37,7 @@ class Bootstrap:
     coefficients: np.ndarray # (n_resamples, n_terms, n_spins), not shrunk
     terms: pd.DataFrame # index term; kind, guide
     names: list[str] # of the spins
-    directed: bool
+    directed: bool # each pair of spins has two couplings
 
     @property
     def J_se(self) -> np.ndarray: # (n_spins, n_spins)
@@ -76,7 +76,7 @@ def bootstrap_network(
     spins: np.ndarray, # (n_cells, n_spins), values -1, 0, 1
     sample_id, # (n_cells,) the sample of each cell
     *,
-    n_resamples: int = 100,
+    n_resamples: int = 100, # how often the cells are drawn
     design: Design | None = None, # the design of cells the network was fitted with, if it was one
     interventions: dict | pd.DataFrame | None = None, # those it was fitted with
     seed: int = 0,

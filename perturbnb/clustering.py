@@ -90,10 +90,14 @@ class Modules:
     agreement: float = 1. # mean adjusted Rand index of single runs with the best
 
     @property
-    def n_modules(self) -> int: return int(self.labels.max()) + 1
+    def n_modules(self) -> int:
+        "How many there are"
+        return int(self.labels.max()) + 1
 
     @property
-    def order(self) -> np.ndarray: return np.argsort(self.labels, kind="stable")  # programs, module by module
+    def order(self) -> np.ndarray: # (n_programs,) indices
+        "Programs, module by module"
+        return np.argsort(self.labels, kind="stable")
 
     def to_frame(self) -> pd.DataFrame: # columns program, module
         "One row per program, module by module"
@@ -168,7 +172,9 @@ class Groups:
     agreement: float = 1. # mean adjusted Rand index of single runs with the best
 
     @property
-    def n_groups(self) -> int: return len(self.strength)
+    def n_groups(self) -> int:
+        "How many there are"
+        return len(self.strength)
 
     def to_frame(self) -> pd.DataFrame: # columns target_gene (or guide), group
         "One row per target, group by group"

@@ -98,7 +98,7 @@ def _error_of_sum(network, response, perturbations, uncertainty):
 
 # %% ../nbs/03g_combinations.ipynb #0f869815
 def predict_combination(
-    network: SpinNetwork,
+    network: SpinNetwork, # with a term for each perturbation
     response: Response, # of targets or of guides
     perturbations: list[str], # rows of the response, such as ["A", "B"]
     *,
@@ -137,7 +137,7 @@ def interaction_table(
 
 # %% ../nbs/03g_combinations.ipynb #1dc5f939
 def plot_combination(
-    combination: Combination,
+    combination: Combination, # from `predict_combination`
     *,
     ax=None, # Axes to draw on; a new one if None
     colors: tuple = ("0.6", "#3285CC", "#E84B23"), # of the controls, the additive guess, the prediction

@@ -331,7 +331,7 @@ _MOST_TERMS = 4000 # beyond this the circuits are not looked for: the Gram matri
 _MOST_SETS = 3 # of terms that cannot be told apart: named in the warning
 
 def check_identified(
-    design: Design,
+    design: Design, # as any function of this notebook makes it
 ) -> list[list[str]]: # sets of terms that only shrinkage tells apart
     "Warn of terms that only shrinkage tells apart; raises `ValueError`, naming them, where nothing does"
     terms = design.terms

@@ -107,7 +107,7 @@ def plot_qq(
     p: np.ndarray | dict[str, np.ndarray], # p-values, or several sets by name
     *,
     ax=None, # Axes to draw on; a new one if None
-    colors: tuple = ("#E84B23", "#3285CC", "0.4"),
+    colors: tuple = ("#E84B23", "#3285CC", "0.4"), # of the sets, in turn
 ):
     "QQ plot of p-values; the band is that of the smallest set; returns Axes"
     import matplotlib.pyplot as plt
@@ -137,7 +137,7 @@ def calibrated_p(
     return np.where(np.isfinite(p), (1 + np.searchsorted(null, p, side="right")) / (1 + len(null)), np.nan)
 
 def calibrated_table(
-    targets: Targets,
+    targets: Targets, # of the screen
     null: EmpiricalNull, # of the same analysis
     *,
     least: int = 100, # fewer pseudo-targets calibrate nothing

@@ -27,8 +27,8 @@ from .common import as_list, as_numbers, check_finite, is_number
 # %% ../nbs/05_figures.ipynb #7d3b51af
 class SignColours(NamedTuple):
     "Colours of what has a sign"
-    positive: str
-    negative: str
+    positive: str # colour of what is above zero
+    negative: str # colour of what is below
     diverging: LinearSegmentedColormap # from negative over white to positive
 
 def _pair(positive: str, negative: str) -> SignColours:

@@ -38,13 +38,19 @@ class Comparison:
         return 1 - self.weights @ (seen - self.model) ** 2 / spread if spread > 1e-24 * (self.weights @ seen**2) else np.nan     # below it is rounding
 
     @property
-    def variance_explained(self) -> float: return self._share(self.data)            # at most 1, negative for a model worse than the mean
+    def variance_explained(self) -> float:
+        "Share of the variance: at most 1, negative for a model worse than the mean"
+        return self._share(self.data)
 
     @property
-    def attainable(self) -> float: return self._share(self.perfect)                 # the same if the model were true
+    def attainable(self) -> float:
+        "The same if the model were true"
+        return self._share(self.perfect)
 
     @property
-    def rms(self) -> float: return np.sqrt(np.average((self.data - self.model) ** 2, weights=self.weights)) if self.weights.any() else np.nan   # root mean square difference
+    def rms(self) -> float:
+        "Root mean square difference"
+        return np.sqrt(np.average((self.data - self.model) ** 2, weights=self.weights)) if self.weights.any() else np.nan
 
     @property
     def r(self) -> float:
@@ -224,7 +230,7 @@ def fit_quality(
 class HeldOut:
     "Log pseudo-likelihood of cells under fits that have not seen them"
     cells: pd.DataFrame # a row per held-out cell, index its position; sample_id, fold and one column per model, in nats
-    n_spins: int
+    n_spins: int # of the network
 
     MODELS = ("network", "independent spins", "one field")
 
@@ -298,12 +304,17 @@ class Replicates:
     networks: dict[str, SpinNetwork] # one per replicate
     responses: dict[str, pd.DataFrame] # perturbations × spins, relative to the replicate's controls
 
-    def couplings(self, name: str) -> np.ndarray: # (n_pairs,) or, directed, both directions
+    def couplings(self,
+        name: str, # of a replicate
+    ) -> np.ndarray: # (n_pairs,) or, directed, both directions
         "Off-diagonal couplings of one replicate"
         J = self.networks[name].J
         return J[np.tril_indices(len(J), -1)] if np.allclose(J, J.T) else J[~np.eye(len(J), dtype=bool)]
 
-    def shared_responses(self, a: str, b: str) -> tuple[np.ndarray, np.ndarray]: # each (n_values,)
+    def shared_responses(self,
+        a: str, # one replicate
+        b: str, # another
+    ) -> tuple[np.ndarray, np.ndarray]: # each (n_values,)
         "Responses to the perturbations that two replicates have in common"
         common = self.responses[a].index.intersection(self.responses[b].index, sort=False)
         return self.responses[a].loc[common].to_numpy().ravel(), self.responses[b].loc[common].to_numpy().ravel()
@@ -369,7 +380,9 @@ class NullEdges:
         "Exceeded by the largest null coupling with probability `level`, as far as the number of shuffles tells"
         return float(np.quantile(self.values.max(1), 1 - self.level, method="higher"))
 
-    def called(self, network: SpinNetwork) -> pd.DataFrame: # regulator, regulated, J, p (pooled over null couplings), above (the threshold)
+    def called(self,
+        network: SpinNetwork, # fitted to the cells as they are
+    ) -> pd.DataFrame: # regulator, regulated, J, p (pooled over null couplings), above (the threshold)
         "Edges of a network beside the null, the strongest first"
         edges, null = network.to_frame(), np.sort(self.values.ravel())
         at_least = len(null) - np.searchsorted(null, edges["J"].abs())

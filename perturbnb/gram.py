@@ -83,11 +83,12 @@ def _n_threads(
         return int(n_jobs)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-def _sparse_gram(
-    X: sparse.csr_matrix, # (n_cells, n_genes)
+def _add_sparse_gram(
+    X: sparse.csr_matrix, # (n_cells, n_genes), as many entries as fast memory holds
     weights: np.ndarray | None, # (n_cells,), None: 1
     n_threads: int, # genes done at the same time
-) -> np.ndarray: # (n_genes, n_genes) float64
+    G: np.ndarray, # (n_genes, n_genes) float64, to the upper triangle of which the Gram matrix is added
+) -> None:
     "Weighted Gram matrix without a dense block; genes shared among threads"
     if not X.has_canonical_format:
         X = X.copy()
@@ -98,9 +99,15 @@ def _sparse_gram(
     place, stop = by_gene.data, X.indptr[1:].astype(np.uint64)[by_gene.indices]
     weighted = values[place].astype(np.float64)
     if weights is not None: weighted *= weights[by_gene.indices]
-    G = np.zeros((X.shape[1], X.shape[1]))
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(lambda t: _gram_kernel(values, genes, place, stop, weighted, by_gene.indptr, np.arange(t, len(G), n_threads), G), range(n_threads)))
+
+def _sparse_gram(X, weights, n_threads, n_entries=1_000_000) -> np.ndarray: # (n_genes, n_genes) float64
+    "The same for any number of cells, block by block; arguments as of `_add_sparse_gram`"
+    G = np.zeros((X.shape[1], X.shape[1]))
+    n_rows = max(1, n_entries * X.shape[0] // max(1, X.nnz))
+    for rows in (slice(start, start + n_rows) for start in range(0, X.shape[0], n_rows)):
+        _add_sparse_gram(X[rows], None if weights is None else weights[rows], n_threads, G)
     _mirror_kernel(G)
     return G
 
@@ -109,7 +116,7 @@ def gene_gram(
     X, # (n_cells, n_genes), CSR or dense, in memory
     *,
     weights: np.ndarray | None = None, # (n_cells,), >= 0, how much each cell counts; None: 1
-    max_density: float = 0.1, # fuller matrices are multiplied as dense blocks
+    max_density: float = 0.15, # fuller matrices are multiplied as dense blocks
     n_jobs: int = -1, # threads; -1: all processors. The result is the same
 ) -> np.ndarray: # (n_genes, n_genes) float64
     "Weighted Gram matrix of the genes, `X.T @ diag(weights) @ X`"

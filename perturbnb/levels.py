@@ -119,8 +119,10 @@ class Levels:
 
     def __repr__(self): return f"Levels({len(self.names)} programs, clipped: {np.isfinite(self.clip).sum()})"
 
-    def apply(self, usage) -> np.ndarray:
-        "Spins of cells, int8 (n_cells, n_programs); raises `ValueError` where usage does not fit"
+    def apply(self,
+        usage, # (n_cells, n_programs), finite, programs as those of these levels
+    ) -> np.ndarray: # (n_cells, n_programs) int8 in {-1, 0, 1}
+        "Spins of cells; raises `ValueError` where usage does not fit"
         usage = _checked_usage(usage)
         if usage.shape[1] != len(self.names): raise ValueError(f"usage must have {len(self.names)} columns, one per program, got {usage.shape[1]}")
         spins = np.empty(usage.shape, np.int8)

@@ -87,7 +87,7 @@ def _draw_edges(
 def network_positions(
     J, # SpinNetwork, or (n, n)
     *,
-    layout: Literal["spring", "circle"] = "spring",
+    layout: Literal["spring", "circle"] = "spring", # by forces between programs, or around a circle, module by module
     modules=None, # Modules, or labels: order on the circle
     seed: int = 0, # of the spring layout
 ) -> np.ndarray: # (n, 2), within the unit circle or so

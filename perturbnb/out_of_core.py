@@ -32,6 +32,7 @@ def _stored(
     path = Path(path)
     if path.suffix.lower() not in (".h5ad", ".zarr"): raise ValueError(f"screen: {path.name!r} is neither an .h5ad file nor a .zarr folder")
     if not path.exists(): raise ValueError(f"screen: there is no file {path.name!r}")
+    if path.is_file() and path.stat().st_size == 0: raise ValueError(f"screen: {path.name!r} is empty")
     try:
         if path.suffix.lower() == ".h5ad":
             import h5py

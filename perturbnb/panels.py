@@ -37,7 +37,9 @@ class NetworkView:
     n_alone: int # programs without an edge
 
     @property
-    def n_modules(self) -> int: return len(set(self.modules.labels))
+    def n_modules(self) -> int:
+        "How many modules there are"
+        return len(set(self.modules.labels))
     def __repr__(self): return f"NetworkView({self.n_edges} edges, {self.n_modules} modules)"
 
 # %% ../nbs/07_panels.ipynb #5f21ab4c
@@ -54,7 +56,7 @@ def network_view(
 
 # %% ../nbs/07_panels.ipynb #a1e8934f
 def draw_network_view(
-    view: NetworkView,
+    view: NetworkView, # from `network_view`
     positions: np.ndarray, # (n, 2), places of the programs in the diagram
     *,
     names: list[str] | None = None, # of the programs
@@ -119,17 +121,29 @@ class Panel:
         self._update()
 
     @property
-    def value(self) -> dict: return {name: _rounded(slider.value) for name, slider in self.sliders.items()}
+    def value(self) -> dict:
+        "Where each slider stands, by name"
+        return {name: _rounded(slider.value) for name, slider in self.sliders.items()}
     @property
-    def code(self) -> str: return self._code(self.value)
+    def code(self) -> str:
+        "Python that does outside the panel what it shows"
+        return self._code(self.value)
     @property
-    def result(self) -> object: return self._now("_result")
+    def result(self) -> object:
+        "What these values give"
+        return self._now("_result")
     @property
-    def counts(self) -> widgets.HTML: return self._now("_counts")
+    def counts(self) -> widgets.HTML:
+        "The line of numbers"
+        return self._now("_counts")
     @property
-    def image(self) -> widgets.Image: return self._now("_image")
+    def image(self) -> widgets.Image:
+        "The picture"
+        return self._now("_image")
     @property
-    def code_box(self) -> widgets.HTML: return self._now("_code_box")
+    def code_box(self) -> widgets.HTML:
+        "The code, ready to be copied"
+        return self._now("_code_box")
 
     def _now(self, name):
         self._redraw.flush()
@@ -183,7 +197,7 @@ class Picture:
     "A figure of which some artists move; the rest is drawn once"
     def __init__(
         self,
-        figure: Figure,
+        figure: Figure, # with all that stays
         moving: list[Artist], # in `figure`; drawn each time, above the rest
     ):
         self.figure, self.moving = figure, sorted(moving, key=lambda artist: artist.get_zorder())

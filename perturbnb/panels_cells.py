@@ -139,7 +139,7 @@ def qc_panel(
 @dataclass(frozen=True)
 class NumberView:
     "What is known of a number of programs"
-    n_programs: int
+    n_programs: int # the candidate
     error: float # share of held-out genes that is not predicted
     stability: float # agreement of programs of two halves of the cells; NaN where not measured
     gain: float # fall of the error per program since the candidate before; NaN for the first
@@ -148,7 +148,7 @@ class NumberView:
     def __repr__(self): return f"NumberView({self.n_programs} programs, held-out error {self.error:.3f}, stability {self.stability:.2f})"
 
 def number_view(
-    choice: ProgramChoice,
+    choice: ProgramChoice, # from `choose_n_programs`
     n_programs: int, # one that was tried
 ) -> NumberView:
     "One candidate among those that were tried; raises `ValueError` on another"
@@ -195,7 +195,7 @@ class LevelsView:
 
 def levels_view(
     ordered: np.ndarray, # (n_cells, n_programs), the usage, each column sorted
-    levels: Levels,
+    levels: Levels, # cut points to begin with
     program: int = 0, # the one to look at
 ) -> LevelsView:
     "Share of the cells at each level"

@@ -36,13 +36,21 @@ class ResponseView:
     kept: np.ndarray # (n_targets, n_programs) bool
 
     @property
-    def n_responses(self) -> int: return int(self.kept.sum())
+    def n_responses(self) -> int:
+        "How many responses remain"
+        return int(self.kept.sum())
     @property
-    def n_positive(self) -> int: return int((self.values[self.kept] > 0).sum())
+    def n_positive(self) -> int:
+        "How many of them are above zero"
+        return int((self.values[self.kept] > 0).sum())
     @property
-    def n_targets(self) -> int: return int(self.kept.any(axis=1).sum())
+    def n_targets(self) -> int:
+        "How many targets they belong to"
+        return int(self.kept.any(axis=1).sum())
     @property
-    def n_programs(self) -> int: return int(self.kept.any(axis=0).sum())
+    def n_programs(self) -> int:
+        "How many programs they belong to"
+        return int(self.kept.any(axis=0).sum())
     def __repr__(self): return f"ResponseView({self.n_responses} responses of {self.n_targets} targets and {self.n_programs} programs)"
 
 def response_view(
@@ -162,7 +170,9 @@ class PositionsView:
     centroids: np.ndarray # (n_programs, 2), of their cells
 
     @property
-    def shift(self) -> np.ndarray: return np.linalg.norm(self.positions - self.centroids, axis=1)     # (n_programs,)
+    def shift(self) -> np.ndarray:
+        "How far each program lies from its cells, (n_programs,)"
+        return np.linalg.norm(self.positions - self.centroids, axis=1)
 
     @property
     def closest(self) -> tuple[int, int] | None: # the closest two programs; None where there is one
@@ -267,13 +277,21 @@ class FanView:
     weights: np.ndarray # (n_targets, n_programs), 0 where no line is drawn
 
     @property
-    def n_lines(self) -> int: return int((self.weights != 0).sum())
+    def n_lines(self) -> int:
+        "How many lines are drawn"
+        return int((self.weights != 0).sum())
     @property
-    def n_positive(self) -> int: return int((self.weights > 0).sum())
+    def n_positive(self) -> int:
+        "How many of them are above zero"
+        return int((self.weights > 0).sum())
     @property
-    def n_targets(self) -> int: return int((self.weights != 0).any(axis=1).sum())
+    def n_targets(self) -> int:
+        "How many targets they belong to"
+        return int((self.weights != 0).any(axis=1).sum())
     @property
-    def n_programs(self) -> int: return int((self.weights != 0).any(axis=0).sum())
+    def n_programs(self) -> int:
+        "How many programs they belong to"
+        return int((self.weights != 0).any(axis=0).sum())
     def __repr__(self): return f"FanView({self.n_lines} lines from {self.n_targets} targets to {self.n_programs} programs)"
 
 def fan_view(

@@ -41,12 +41,12 @@ class Analysis:
     "Everything a screen told, as far as the analysis went"
     screen: "ad.AnnData" # prepared
     choice: "pnb.ProgramChoice | None" = None # None where the number of programs was given
-    programs: "pnb.Programs | None" = None
+    programs: "pnb.Programs | None" = None # those kept
     annotation: "pd.DataFrame | None" = None # one row per program, also of those left out: label, gene_set, share, q, ..., depth, mitochondria, S, G2M, batch, flagged, reasons, kept
     gene_sets: "pd.DataFrame | None" = None # from annotate_programs
     levels: "pnb.Levels | None" = None # thresholds between -1, 0 and +1
     spins: "np.ndarray | None" = None # (n_cells, n_programs) int8
-    network: "pnb.SpinNetwork | None" = None
+    network: "pnb.SpinNetwork | None" = None # of the programs kept
     quality: "pd.Series | None" = None # how well the network fits
     guides: "pnb.Response | None" = None # response of each guide, shrunk: for figures and groups
     targets: "pnb.Response | None" = None # response of each target gene, likewise
@@ -117,7 +117,7 @@ def _programs(screen, found, *, gene_sets, drop_technical, name_programs):
     "Programs that are kept, with what is known of all, and their levels: programs, annotation, gene_sets, levels, spins"
     programs = found
     sets = pnb.built_in_gene_sets(programs.genes) | ({} if gene_sets is None else pnb.annotation._checked_sets(gene_sets, programs.genes))
-    pairs = pnb.annotate_programs(programs, sets)
+    pairs = pnb.annotate_programs(programs, sets or None)
     named = pnb.name_programs(programs, pairs)
     if name_programs: pairs, programs = pairs.assign(program=pairs["program"].map(dict(zip(programs.names, named.names)))), named
     flags = pnb.flag_technical(programs, screen)
@@ -205,7 +205,7 @@ def _artefacts(screen, spins, network, errors, direct, seed):
 def _network(screen, programs, spins, *, seed):
     "network, quality"
     sample_id = screen.obs["sample_id"]
-    network = pnb.infer_network(spins, sample_id, samples=screen.uns["perturbnb"]["samples"], names=programs.names)
+    network = pnb.infer_network(pnb.cluster.in_blocks(spins), sample_id, samples=screen.uns["perturbnb"]["samples"], names=programs.names)
     some = _checked_cells(screen.n_obs, seed)
     return {"network": network, "quality": pnb.fit_quality(network, spins[some], sample_id.iloc[some], seed=seed)}
 
@@ -401,6 +401,7 @@ def run(
     seed: Annotated[int, _option("Decides everything that is random", _ANALYSIS)] = 0,
     n_jobs: Annotated[int, _option("Processes for the resamplings", _ANALYSIS)] = 1,
     restart: Annotated[bool, _option("Compute every stage, also those that are kept from before", _ANALYSIS)] = False,
+    dask: Annotated[str | None, _option("Work on a cluster: the address of a dask scheduler, or local for processes of this machine", _ANALYSIS)] = None,
 ) -> None:
     "Programs, network, responses and groups of a screen, with figures and a report."
     given = locals()
@@ -411,7 +412,7 @@ def run(
     parameters = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     _check_run(screen, parameters)
     try:
-        with _staging(Path(out)) as folder, _accounting(n_stages=len(STAGES) + 4) as account:
+        with pnb.cluster.dask_client(dask), _staging(Path(out)) as folder, _accounting(n_stages=len(STAGES) + 4) as account:
             _run(screen, folder, preparing, analysing, parameters, account, Stages(Path(out) / ".stages", _versions(), restart))
     except KeyboardInterrupt:
         logger.warning("Interrupted: results in %s are those of the run before, and the same command goes on from the last finished stage", out)

@@ -85,7 +85,7 @@ def _intensity_map(
 # %% ../nbs/05b_program_plots.ipynb #cabb7ef3
 def _expression(
     adata: ad.AnnData,
-    gene: str,
+    gene: str, # one of those measured
 ) -> np.ndarray: # (n_cells,)
     "Normalised expression of one gene; raises `ValueError` on an unknown one"
     check_kind("adata", adata, ad.AnnData)
@@ -98,7 +98,7 @@ def _expression(
 
 def _own_program(
     programs, # Programs
-    gene: str,
+    gene: str, # one of those measured
     program: str | None, # asked for
 ) -> int:
     "Number of the program to show; raises `ValueError` on a gene without one, or an unknown program"
@@ -115,7 +115,7 @@ def _own_program(
 def plot_gene_beside_program(
     adata: ad.AnnData, # the screen, log-normalised
     programs, # Programs of the same cells
-    gene: str,
+    gene: str, # one of those measured
     *,
     program: str | None = None, # None: the gene's own
     umap: np.ndarray | None = None, # (n_cells, 2); None: `embed_cells`

@@ -50,8 +50,10 @@ class Programs:
                 f"explained {self.explained.sum():.3f}, stability {self.stability.mean():.2f}"
                 f"{f', {discarded} of the {asked} asked for did not come back' if discarded else ''}{'' if self.converged else ', NOT converged'})")
 
-    def transform(self, X) -> np.ndarray:
-        "Usage of other cells (n_cells, n_programs): an AnnData (genes found by name) or a matrix in the order of `genes`, log-normalised, unscaled"
+    def transform(self,
+        X, # cells × genes, log-normalised, unscaled: an AnnData (genes found by name) or a matrix in the order of `genes`
+    ) -> np.ndarray: # (n_cells, n_programs)
+        "Usage of other cells"
         centre, batches = (None, None) if self.centre is None else (self.centre.to_numpy(), _known_batches(X, self.centre.index))
         if isinstance(X, ad.AnnData): X = _columns(X, self.genes)
         X = _checked_matrix(X, "X", signed=centre is not None)
@@ -65,28 +67,31 @@ class Programs:
         table["rank"] = table["weight"].abs().groupby(table["program"]).rank(ascending=False, method="first").astype(int)
         return table.assign(order=program).sort_values(["order", "rank"]).drop(columns="order").reset_index(drop=True)
 
-    def top_genes(self, n: int = 10) -> pd.DataFrame:
-        "The `n` heaviest genes of each program: rows are ranks, columns programs"
+    def top_genes(self,
+        n: int = 10, # genes of each program
+    ) -> pd.DataFrame: # rows are ranks, columns programs
+        "The `n` heaviest genes of each program"
         check_whole("n", n, 1)
         table = self.to_frame().query("rank <= @n")
         return table.pivot(index="rank", columns="program", values="gene").reindex(columns=self.names).fillna("").rename_axis(columns=None)
 
-    def summary(self, n: int = 3) -> pd.DataFrame:
+    def summary(self,
+        n: int = 3, # genes named of each program
+    ) -> pd.DataFrame: # a row per program
         "One row per program: how many genes, share of the squared norm explained, stability, the `n` heaviest genes"
         heaviest = self.top_genes(n).agg(lambda genes: ", ".join(gene for gene in genes if gene))
         return pd.DataFrame({"genes": (self.spectra != 0).sum(1), "explained": self.explained, "stability": self.stability, "heaviest": heaviest}, index=self.names)
 
-    def save(self, path: str | Path) -> None:
+    def save(self,
+        path: str | Path, # an .h5ad file; replaced if it is there
+    ) -> None:
         "Write to an `.h5ad` file: programs × genes in X, usage transposed in obsm"
-        stored = ad.AnnData(
-            X=self.spectra, obs=pd.DataFrame({"explained": self.explained, "stability": self.stability}, index=self.names),
-            var=pd.DataFrame({"scale": self.scale, "left_out": np.isin(self.genes, self.left_out)}, index=self.genes), obsm={"usage": self.usage.T},
-            uns={"kind": "Programs", "format_version": 1, "loss": self.loss, "converged": self.converged, "parameters": json.dumps(self.parameters)})
-        if self.centre is not None: stored.varm["centre"], stored.uns["batches"] = self.centre.to_numpy().T, json.dumps(list(self.centre.index))
-        with written_whole(path) as part: stored.write_h5ad(part)
+        with written_whole(path) as part: _stored(self).write_h5ad(part)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Programs":
+    def load(cls,
+        path: str | Path, # written by `save`
+    ) -> "Programs":
         "Read what `save` wrote; raises `ValueError` on another kind of file"
         stored = _read_result(path, "Programs", 1)
         centre = pd.DataFrame(stored.varm["centre"].T, index=json.loads(stored.uns["batches"]), columns=stored.var_names) if "centre" in stored.varm else None
@@ -94,6 +99,16 @@ class Programs:
             centre=centre, usage=stored.obsm["usage"].T, spectra=stored.X, names=list(stored.obs_names), genes=list(stored.var_names), scale=stored.var["scale"].to_numpy(),
             left_out=list(stored.var_names[stored.var["left_out"]]), loss=stored.uns["loss"], explained=stored.obs["explained"].to_numpy(),
             stability=stored.obs["stability"].to_numpy(), converged=bool(stored.uns["converged"]), parameters=json.loads(stored.uns["parameters"]))
+
+# %% ../nbs/01_onmf.ipynb #c763795b
+def _stored(programs):
+    "Programs as they are written: programs × genes"
+    stored = ad.AnnData(
+        X=programs.spectra, obs=pd.DataFrame({"explained": programs.explained, "stability": programs.stability}, index=programs.names),
+        var=pd.DataFrame({"scale": programs.scale, "left_out": np.isin(programs.genes, programs.left_out)}, index=programs.genes), obsm={"usage": programs.usage.T},
+        uns={"kind": "Programs", "format_version": 1, "loss": programs.loss, "converged": programs.converged, "parameters": json.dumps(programs.parameters)})
+    if programs.centre is not None: stored.varm["centre"], stored.uns["batches"] = programs.centre.to_numpy().T, json.dumps(list(programs.centre.index))
+    return stored
 
 # %% ../nbs/01_onmf.ipynb #abf9386e
 def _projection(

@@ -123,7 +123,7 @@ class Regulators:
     weight: np.ndarray # (n_programs, n_genes), sparse: zero where a gene is not needed; NaN for genes of the program itself
     estimate: np.ndarray # (n_programs, n_genes), not shrunk; NaN where there is none
     se: np.ndarray # (n_programs, n_genes)
-    programs: list[str]
+    programs: list[str] # names
     genes: list[str] # candidates
     converged: np.ndarray # (n_programs,) bool
 
@@ -208,7 +208,7 @@ def program_regulators(
     return fit_regulators(spins, genes, adata.obs[sample_key].to_numpy(), names=programs.names, excluded=None if own_genes else loading != 0)
 
 def plot_regulators(
-    regulators: Regulators,
+    regulators: Regulators, # from `program_regulators` or `fit_regulators`
     program: str, # which
     *,
     n_genes: int = 15, # how many to show

@@ -43,7 +43,9 @@ class Response:
             if not labels.is_unique: raise ValueError(f"{name} must not repeat {labels[labels.duplicated()][0]!r}")
 
     @property
-    def rows(self) -> list[str]: return list(self.table.index)            # guides or target genes
+    def rows(self) -> list[str]:
+        "Guides or target genes"
+        return list(self.table.index)
 
     def by_target(self,
         combine: Literal["mean", "cells"] = "mean", # "mean": every guide one vote; "cells": every cell one vote

@@ -41,7 +41,9 @@ class Stability:
     level: str # "program", "target" or "guide"
 
     @property
-    def mean_rand(self) -> float: return float(self.rand.mean())
+    def mean_rand(self) -> float:
+        "Adjusted Rand index with the partition of all data, mean over draws"
+        return float(self.rand.mean())
 
     def to_frame(self) -> pd.DataFrame: # columns program, module, stability; or target_gene (or guide), group, stability
         "One row per member, community by community"
@@ -57,7 +59,7 @@ class Stability:
 def draw_couplings(
     uncertainty: Uncertainty, # from `network_uncertainty`
     *,
-    n_draws: int = 100,
+    n_draws: int = 100, # how many
     seed: int = 0,
 ) -> np.ndarray: # (n_draws, n_programs, n_programs), not shrunk; 0 for programs that never vary
     "Couplings as they might have come out, from their sandwich covariance (each by itself where that is approximate)"
@@ -84,7 +86,7 @@ def _coupling_draws(draws, n, n_draws, seed):
     return values
 
 def module_stability(
-    modules: Modules,
+    modules: Modules, # of the network itself
     draws: Bootstrap | Uncertainty | np.ndarray, # resampled couplings, what to draw them from, or (n_draws, n_programs, n_programs)
     *,
     n_draws: int = 100, # from an `Uncertainty`
@@ -150,7 +152,7 @@ def draw_responses(
     *,
     kind: Literal["guides", "errors"] = "guides", # guides of a target drawn again, or deviates of its standard error
     uncertainty: Uncertainty | None = None, # for deviates: the covariance of guides across programs; programs by themselves if None
-    n_draws: int = 100,
+    n_draws: int = 100, # how many
     seed: int = 0,
 ) -> np.ndarray: # (n_draws, n_targets, n_programs), in the order of targets; 0 where nothing is known
     "Responses as other guides might have shown them; raises `ValueError` on what is not Targets, or an uncertainty without their guides"

@@ -147,7 +147,9 @@ class Sources:
     "Files that a run reads, as they were when it first looked"
     seen: dict = field(default_factory=dict) # path -> (state, hash)
 
-    def hash(self, path: Path) -> str:
+    def hash(self,
+        path: Path, # of a file
+    ) -> str:
         "Hash of the file's content, remembered"
         if path not in self.seen:
             state = _state(path)

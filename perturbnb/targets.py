@@ -276,7 +276,7 @@ def combine_guides(
 
 # %% ../nbs/03a_targets.ipynb #4b60192b
 def plot_guides(
-    targets: Targets,
+    targets: Targets, # with the guides they were combined from
     target: str, # which target
     program: str, # which program
     *,

@@ -45,8 +45,8 @@ class Uncertainty:
     unbounded: np.ndarray # (n_terms, n_spins) bool: all cells of the term have the spin up, or all down, so that the estimate has no bound on that side
     terms: pd.DataFrame # index term; kind, guide, as in the network
     names: list[str] # of the spins
-    directed: bool
-    n_cells: int
+    directed: bool # each pair of spins has two couplings
+    n_cells: int # that it was computed from
     parts: Covariance | SpinCovariance # of the spins that vary
     varies: np.ndarray # (n_spins,) bool
 

@@ -1,6 +1,7 @@
-"What would bore a reader of 02_cells_on_workers: shards of any size, all estimators and options on them, workers that die, malformed blocks"
+"What would bore a reader of 02_cells_on_workers and 07d_cluster: shards of any size, all estimators and options on them, workers that die, malformed blocks, addresses without a cluster"
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -10,12 +11,17 @@ import numpy as np
 import pytest
 
 from perturbnb import workers
+from perturbnb.bootstrap import bootstrap_network
 from perturbnb.cells import Cells
+from perturbnb.cluster import dask_client
+from perturbnb.cluster import in_blocks as cut
 from perturbnb.conditionals import FLOOR, Penalty, fit_conditionals
+from perturbnb.consensus import find_programs
 from perturbnb.evidence import cell_losses
 from perturbnb.likelihood import sufficient_statistics
 from perturbnb.model import gibbs_sample
 from perturbnb.network import infer_network
+from perturbnb.pipeline import run
 
 distributed = pytest.importorskip("distributed", reason="a cluster needs the package distributed: pip install 'perturbnb[cluster]'")
 
@@ -23,7 +29,7 @@ distributed = pytest.importorskip("distributed", reason="a cluster needs the pac
 @pytest.fixture(scope="module")
 def client():
     "Two processes of one thread on the loopback address"
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, silence_logs="CRITICAL") as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs="CRITICAL") as cluster:
         with distributed.Client(cluster, set_as_default=False) as client: yield client
 
 
@@ -169,3 +175,66 @@ def test_malformed_blocks_are_refused_by_name(cells, name):
 def test_malformed_blocks_are_refused_by_a_cluster(cells, client):
     spins, sample = cells
     with client.as_current(), pytest.raises(ValueError, match="spins must be -1, 0 or 1, got"): infer_network(in_blocks(spins * 2, 700), sample)
+
+
+def test_repeats_and_resamplings_go_to_the_cluster(cells, client, screen, programs):
+    spins, sample = cells
+    network = infer_network(spins, sample, l1_J=0)
+    here = bootstrap_network(network, spins, sample, n_resamples=12, seed=1)
+    with dask_client(client.scheduler.address, patience=30) as connected:
+        there, spread = bootstrap_network(network, spins, sample, n_resamples=12, seed=1), find_programs(screen, 6, n_repeats=3)
+        done = connected.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.task_prefixes))
+    assert any("_resampled" in name for name in done) and any("_fit_repeat" in name for name in done), f"the workers did only {done}"
+    np.testing.assert_allclose(there.J, here.J, rtol=1e-5, atol=1e-8)
+    np.testing.assert_array_equal(spread.spectra > 0, programs.spectra > 0)
+    np.testing.assert_allclose(spread.usage, programs.usage, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dask", ["tcp://127.0.0.1:9", "nowhere", "http://127.0.0.1:9", "tcp://", " "])
+def test_an_address_without_a_scheduler_is_refused(dask):
+    with pytest.raises(ValueError, match="dask must be 'local' or the address of a scheduler that answers"), dask_client(dask, patience=1): pass
+
+
+@pytest.mark.parametrize("dask", [3, True, "", ["local"], b"local"], ids=repr)
+def test_what_is_no_address_is_refused(dask):
+    with pytest.raises(ValueError, match="dask must be 'local', the address of a scheduler or None"), dask_client(dask): pass
+
+
+@pytest.mark.parametrize("options", [dict(n_workers=0), dict(n_workers=1.5), dict(patience=0), dict(patience="5")], ids=str)
+def test_options_are_checked_before_a_cluster_starts(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"), dask_client("local", **options): pass
+
+
+def test_a_scheduler_without_workers_is_refused(client, monkeypatch):
+    def nobody(client, n_workers, timeout): raise TimeoutError
+    monkeypatch.setattr(distributed.Client, "wait_for_workers", nobody)
+    with pytest.raises(ValueError, match="which has none after 30 s"), dask_client(client.scheduler.address, patience=30): pass
+
+
+def test_workers_of_another_version_are_refused(client, monkeypatch):
+    monkeypatch.setattr("perturbnb.__version__", "9.9")
+    with pytest.raises(ValueError, match="dask must lead to workers with perturbnb 9.9, got"), dask_client(client.scheduler.address, patience=30): pass
+
+
+def test_without_the_package_for_clusters_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ValueError, match="dask needs the package distributed"), dask_client("local"): pass
+
+
+def test_without_a_cluster_nothing_changes(cells, monkeypatch):
+    monkeypatch.setattr("perturbnb.cluster._WORTH_IT", 1)
+    with dask_client(None) as nobody: assert nobody is None and cut(cells[0]) is cells[0]
+
+
+def test_spins_are_cut_by_their_number_alone(cells, client, monkeypatch):
+    assert cut(cells[0]) is cells[0]
+    monkeypatch.setattr("perturbnb.cluster._WORTH_IT", 1)
+    with client.as_current():
+        assert cut(cells[0]).chunks == ((375,) * 8, (18,))
+        monkeypatch.setattr("perturbnb.cluster._LARGEST", 100)
+        assert cut(cells[0]).chunks == ((100,) * 30, (18,))
+
+
+def test_the_command_refuses_an_address_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="dask must be 'local' or the address of a scheduler that answers"): run(out=tmp_path / "results", dask="nowhere")
+    assert not list(tmp_path.iterdir())

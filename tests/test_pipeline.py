@@ -102,7 +102,7 @@ def test_help_names_the_command_and_every_option(place):
 def test_options_bear_the_names_of_the_functions_parameters():
     known = {**signature(prepare_screen).parameters, **signature(analyse_screen).parameters}
     for name, parameter in signature(run).parameters.items():
-        if name in ("out", "restart"): continue
+        if name in ("out", "restart", "dask"): continue
         assert name in known, name
         if name != "screen": assert parameter.default == known[name].default, name
 
@@ -480,3 +480,11 @@ def test_two_runs_into_one_folder(place, rerun):
         first.communicate(timeout=60)
     assert first.returncode != 0
     assert {path.name for path in (place / "shared").iterdir()} <= HIDDEN
+
+
+def test_genes_of_no_known_set():
+    "Programs of genes that no built-in gene set knows are analysed like others, without names"
+    unknown = pnb.prepare_screen(pnb.simulate_screen(400, 250, n_programs=4, n_targets=4, seed=0), guide_key="guide", target_key="gene", control="control", min_genes=20)
+    unknown.var_names = [f"unknown{i}" for i in range(unknown.n_vars)]
+    analysis = pnb.analyse_screen(unknown, until="programs", n_programs=4, n_repeats=1)
+    assert analysis.gene_sets.empty and len(analysis.labels) == 4

@@ -1,6 +1,7 @@
 "The repository keeps its promises: generated files, layers, imports, lint, configuration."
 import ast
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -205,20 +206,116 @@ def test_site_lists_every_notebook():
         return [page for part in entry["contents"] for page in pages(part)]
     listed = pages(site["website"]["sidebar"])
     assert sorted(listed) == sorted(f"nbs/{path.name}" for path in NOTEBOOKS)
-    for item in site["website"]["navbar"]["left"]: assert item["href"] in listed
+    navbar = {item["text"]: item["href"] for item in site["website"]["navbar"]["left"]}
+    assert list(navbar) == ["Tutorial", "Case studies", "API", "Benchmarks"] and set(navbar.values()) <= set(listed)
 
 
-@pytest.mark.parametrize("name", ["00_common", "index"])            # test_nbdev_processes_the_notebooks has all of them
-def test_filter_of_the_site_leaves_no_directive(name):
-    notebook = ROOT / f"nbs/{name}.ipynb"
+@pytest.fixture(scope="module")
+def site():
+    "The filter and the API of the site, which lie beside the notebooks"
+    sys.path.insert(0, str(ROOT / "nbs"))
+    try: yield load(ROOT / "nbs/_quarto_filter.py"), load(ROOT / "nbs/_api.py")
+    finally: sys.path.remove(str(ROOT / "nbs"))
+
+
+def test_filter_runs_as_quarto_calls_it():
+    notebook = ROOT / "nbs/00_common.ipynb"
     done = subprocess.run([sys.executable, "_quarto_filter.py"], input=notebook.read_text(encoding="utf-8"), cwd=ROOT / "nbs",
                           capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    cells = nbformat.reads(done.stdout, 4).cells
-    assert not [cell.source for cell in cells if re.search(r"^#\|\s*(export|hide|default_exp)\b", cell.source, re.M)]
-    assert "nbdev_export()" not in "".join(cell.source for cell in cells)
-    first = next(cell for cell in cells if cell.source.strip())
-    assert first.cell_type == "markdown" and first.source.startswith("# "), "Quarto takes the title from the first heading"
+    assert nbformat.reads(done.stdout, 4).cells[0].source.startswith("# ")
+
+
+@pytest.fixture(scope="module")
+def filtered(site):
+    "Every notebook as the site shows it"
+    def process(path):
+        notebook = site[0].dict2nb(json.loads(path.read_text(encoding="utf-8")))
+        site[0].SiteFilter()(notebook)
+        return nbformat.reads(site[0].nb2str(notebook), 4).cells
+    return {path.name: process(path) for path in NOTEBOOKS}
+
+
+def test_pages_of_the_site_are_whole(filtered):
+    quarto = re.compile(r"#\| (echo|output|code-fold|code-summary|include|label|fig-\w+): ")
+    for name, cells in filtered.items():
+        first = next(cell for cell in cells if cell.source.strip())
+        assert first.cell_type == "markdown" and first.source.startswith("# "), f"{name}: Quarto takes the title from the first heading"
+        code = [cell.source for cell in cells if cell.cell_type == "code"]
+        assert not [line for source in code for line in source.splitlines() if line.startswith("#|") and not quarto.match(line)], f"{name}: a directive is left over"
+        assert "nbdev_export()" not in "".join(code), name
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        assert not re.findall(r"(?<![\w`\[])@(?:fig|tbl|sec|eq)-\w+", text), f"{name}: cross references need labels, which these pages do not have"
+
+
+def test_links_of_the_site_resolve(filtered):
+    anchors = {name: set(re.findall(r"\{#([\w-]+)\}", "".join(cell.source for cell in cells))) for name, cells in filtered.items() if "api" in name}
+    found = 0
+    for name, cells in filtered.items():
+        for target in re.findall(r"\]\((?![a-z]+:|#)([^)\s]+)\)", "".join(cell.source for cell in cells if cell.cell_type == "markdown")):
+            file, _, anchor = target.partition("#")
+            assert (ROOT / "nbs" / file).exists(), f"{name} links to {target}"
+            if file in anchors and anchor: assert anchor in anchors[file], f"{name} links to {target}"
+            found += file in anchors
+    assert found > 50, "names in prose lead to the API"
+
+
+def test_code_that_distracts_is_folded(site):
+    fold = site[0].fold_summary
+    figure, long = {"data": {"image/png": ""}}, "\n".join(f"ax.plot({i})" for i in range(12))
+    assert fold("import numpy as np\nfrom a import b") == fold("import numpy", exported=True) == "Imports"
+    assert fold("assert x\ntest_eq(x, 1)\ntest_fail(lambda: f())") == "Checks"
+    assert fold(long, [figure]) == "Code of the figure" and fold(long) is None and fold("ax.plot(1)", [figure]) is None
+    assert fold("def f(x): return x", exported=True) is None and fold("assert x\nx.head()") is None and fold("x = (") is None
+
+
+def test_api_has_every_public_name_once(site, filtered):
+    api, names = site[1], {}
+    asked = [module for path in sorted((ROOT / "nbs").glob("09*_api*.ipynb")) for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"
+             for module in api.listed(cell.source)]
+    assert sorted(asked) == sorted(path.stem for path in MODULES), "every module stands in nbs/09_api.ipynb or nbs/09a_api_foundations.ipynb, once"
+    for module in asked:
+        members = api.members(module)
+        assert set(api.defined(module)) >= set(members), module
+        names |= {(module, name): thing for name, thing in members.items()}
+    text = "\n".join(cell.source for name in ("09_api.ipynb", "09a_api_foundations.ipynb") for cell in filtered[name])
+    headings = re.findall(r"^### `pnb\.[\w.]+` \{#([\w-]+)\}$", text, re.M)
+    assert sorted(headings) == sorted(api.anchor(*key) for key in names) and len(headings) == len(set(headings))
+    import perturbnb
+    reached = {id(thing) for thing in names.values()}
+    assert not [name for name in perturbnb.__all__ if callable(getattr(perturbnb, name)) and id(getattr(perturbnb, name)) not in reached]
+
+
+def test_every_parameter_is_explained(site):
+    api = site[1]
+    users = api.listed("\n".join(cell.source for cell in nbformat.read(ROOT / "nbs/09_api.ipynb", 4).cells if cell.cell_type == "code"))
+    gaps = [gap for module in users for name, thing in api.members(module).items() for gap in api.undocumented(f"{module}.{name}", thing)]
+    assert not gaps, f"docstrings or docments are missing: {', '.join(gaps)}"
+
+
+def test_what_is_not_explained_is_found(site, tmp_path, monkeypatch):
+    (tmp_path / "sketch.py").write_text("def known(\n    a: int, # a number\n    *,\n    seed: int = 0,\n) -> int: # as well\n    'Says so'\n\ndef bare(a, b=1): pass\n\n"
+                                        "class Thing:\n    'A thing'\n    def turn(self, by: int): 'Turn it'\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    sketch = importlib.import_module("sketch")
+    api = site[1]
+    assert api.undocumented("known", sketch.known) == []
+    assert api.parameters(sketch.known) == [("a", "int", "", "a number"), ("seed", "int", "0", api.USUAL["seed"]), ("return", "int", "", "as well")]
+    assert api.undocumented("bare", sketch.bare) == ["bare", "bare: a", "bare: b"]
+    assert api.undocumented("Thing", sketch.Thing) == ["Thing.turn: by"]
+    assert "| `a` | `int` |  | a number |" in api.table(sketch.known)
+
+
+def test_footer_and_themes_of_the_site():
+    top = yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8"))
+    for styles in top["format"]["html"]["theme"].values():
+        for style in styles: assert not style.endswith(".scss") or (ROOT / style).exists()
+    assert set(top["format"]["html"]["theme"]) == {"light", "dark"} and top["website"]["search"]
+    footer = " ".join(top["website"]["page-footer"].values())
+    assert "LICENSE" in footer and "CITATION.cff" in footer
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == settings()["version"] and citation["cff-version"] == "1.2.0" and citation["authors"] and citation["title"]
+    assert [paper["doi"] for paper in citation["references"]] == ["10.1101/2023.04.19.537364", "10.1101/2025.07.28.667326"]
 
 
 def test_nbdev_processes_the_notebooks(copy):
