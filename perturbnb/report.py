@@ -103,9 +103,9 @@ def summary_sentences(
 def _fit_sentences(fit, converged):
     "Whether the network fits"
     return ["The network fit " + ("converged." if converged else "**did not converge**: read the network with caution."),
-            f"On the cells it was fitted to: the network explains {fit['variance_explained_means']:.0%} of how the mean levels of programs differ between samples "
-            f"({fit['attainable_means']:.0%} are what a perfect model would reach with as few cells per sample) and {fit['variance_explained_covariances']:.0%} of the covariances of programs within samples "
-            f"({fit['attainable_covariances']:.0%} for a perfect one); more than that would be noise that was fitted. "
+            f"On the cells it was fitted to: the network explains {fit['variance_explained_means']:.0%} of how the mean levels of programs differ between samples, "
+            f"and {fit['variance_explained_covariances']:.0%} of the covariances of programs within samples. If it were the truth, it would explain {fit['attainable_means']:.0%} and "
+            f"{fit['attainable_covariances']:.0%} of what so few cells per sample show: less than that says that something is missing, more that its responses are shrunk. "
             f"Knowing a cell's other programs and its perturbation explains {fit['deviance_explained']:.0%} of the deviance of a program's level."]
 
 def _guide_sentences(targets, guides):

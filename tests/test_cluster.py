@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from perturbnb import workers
+from perturbnb import consensus, workers
 from perturbnb.bootstrap import bootstrap_network
 from perturbnb.cells import Cells
 from perturbnb.cluster import dask_client
@@ -21,7 +21,10 @@ from perturbnb.evidence import cell_losses
 from perturbnb.likelihood import sufficient_statistics
 from perturbnb.model import gibbs_sample
 from perturbnb.network import infer_network
+from perturbnb.out_of_core import open_screen, write_screen
 from perturbnb.pipeline import run
+from perturbnb.preprocess import prepare_screen
+from perturbnb.simulate import simulate_screen
 
 distributed = pytest.importorskip("distributed", reason="a cluster needs the package distributed: pip install 'perturbnb[cluster]'")
 
@@ -238,3 +241,33 @@ def test_spins_are_cut_by_their_number_alone(cells, client, monkeypatch):
 def test_the_command_refuses_an_address_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="dask must be 'local' or the address of a scheduler that answers"): run(out=tmp_path / "results", dask="nowhere")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_killed_in_a_pass_over_the_cells(client, tmp_path, monkeypatch):
+    "Preparation and programs of a screen on disk, whose blocks the workers read: the same as in this process, and the same when one of them dies"
+    keys = dict(guide_key="guide", target_key="gene", control="control", batch_key="batch")
+    simulate_screen(1200, 250, n_programs=4, n_targets=4, seed=0).write_h5ad(tmp_path / "counts.h5ad")
+
+    def found():
+        write_screen(prepare_screen(open_screen(tmp_path / "counts.h5ad", chunk_cells=150), **keys), tmp_path / "prepared.h5ad")
+        return find_programs(open_screen(tmp_path / "prepared.h5ad", chunk_cells=150), 5, n_repeats=2)
+
+    here, killed, plain = found(), [], consensus._scaled_grams
+    with client.as_current():
+        undisturbed = found()
+
+        def grams(*arguments):
+            pid = next(iter(client.run(os.getpid).values()))
+            threading.Timer(0.05, lambda: killed.append(pid) or os.kill(pid, signal.SIGKILL)).start()
+            yield from plain(*arguments)
+
+        monkeypatch.setattr(consensus, "_scaled_grams", grams)
+        disturbed = found()
+        for _ in range(50):
+            if killed: break
+            time.sleep(0.1)
+    assert len(killed) == 1
+    for other in (here, disturbed):
+        np.testing.assert_array_equal(other.usage, undisturbed.usage)
+        np.testing.assert_array_equal(other.spectra, undisturbed.spectra)
+    client.wait_for_workers(2, timeout=30)
