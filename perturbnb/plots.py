@@ -83,7 +83,9 @@ def plot_qc(
         if logarithmic:
             ax.set_xscale("log")
             ratio = bins[-1] / bins[0]
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 12 else (1, 3) if ratio < 200 else (1,)))
+            subs = (1, 2, 5) if ratio < 12 else (1, 3) if ratio < 200 else (1,)
+            inside = [step * 10**power for power in range(9) for step in subs if bins[0] < step * 10**power < bins[-1]]
+            ax.xaxis.set_major_locator(LogLocator(subs=subs) if len(inside) > 1 else MaxNLocator(4, steps=[1, 2, 5, 10]))
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             ax.xaxis.set_minor_formatter(NullFormatter())
         for cut in (low, high):

@@ -103,9 +103,9 @@ def summary_sentences(
 def _fit_sentences(fit, converged):
     "Whether the network fits"
     return ["The network fit " + ("converged." if converged else "**did not converge**: read the network with caution."),
-            f"On the cells it was fitted to: the network explains {fit['variance_explained_means']:.0%} of how the mean levels of programs differ between samples "
-            f"({fit['attainable_means']:.0%} would be perfect with as few cells per sample) and {fit['variance_explained_covariances']:.0%} of the covariances of programs within samples "
-            f"({fit['attainable_covariances']:.0%} would be perfect). "
+            f"On the cells it was fitted to: the network explains {fit['variance_explained_means']:.0%} of how the mean levels of programs differ between samples, "
+            f"and {fit['variance_explained_covariances']:.0%} of the covariances of programs within samples. If it were the truth, it would explain {fit['attainable_means']:.0%} and "
+            f"{fit['attainable_covariances']:.0%} of what so few cells per sample show: less than that says that something is missing, more that its responses are shrunk. "
             f"Knowing a cell's other programs and its perturbation explains {fit['deviance_explained']:.0%} of the deviance of a program's level."]
 
 def _guide_sentences(targets, guides):
@@ -250,7 +250,7 @@ but in `total_effect`, the difference of the mean usage. The table has the best 
 
 The table clusters targets by their responses (k-means); the other has guides that do nothing where their siblings
 do something, or something else; `guides.csv` has all of them. The figures
-show the tutorial's groups: modules are programs that go together, and targets are attached to the modules they push. With few
+show groups as D-SPIN makes them: modules are programs that go together, and targets are attached to the modules they push. With few
 programs these groups are coarse, and targets without much of a response land anywhere."""}
 
 _FILES = {
