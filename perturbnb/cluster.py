@@ -6,9 +6,11 @@
 __all__ = ['distributed', 'dask_client', 'in_blocks']
 
 # %% ../nbs/07d_cluster.ipynb #20bbfce9
+import asyncio
 import logging
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import joblib
@@ -24,9 +26,17 @@ def _installed():
     try: import distributed  # noqa: F401
     except ImportError: raise ValueError("dask needs the package distributed: pip install 'perturbnb[cluster]'") from None
 
+async def _kind(address, patience):
+    "What answers at an address: Scheduler, Worker or Nanny"
+    async with distributed.rpc(address, timeout=patience) as peer: return (await asyncio.wait_for(peer.identity(), patience))["type"]
+
 def _connected(address, patience):
     "A client of the cluster at an address"
-    try: return distributed.Client(address, timeout=patience, set_as_default=False)     # one that fails would stay the default
+    if not isinstance(address, str): return distributed.Client(address, set_as_default=False)
+    try:                                    # a client that fails leaves its threads behind: ask before there is one
+        with ThreadPoolExecutor(1) as aside: kind = aside.submit(asyncio.run, _kind(address, patience)).result()
+        if kind != "Scheduler": raise ValueError(f"a {kind.lower()} answers")
+        return distributed.Client(address, timeout=patience, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"dask must be 'local' or the address of a scheduler that answers, such as 'tcp://10.0.0.1:8786', got {address!r}: {error}") from None
 

@@ -214,6 +214,11 @@ def test_a_scheduler_without_workers_is_refused(client, monkeypatch):
     with pytest.raises(ValueError, match="which has none after 30 s"), dask_client(client.scheduler.address, patience=30): pass
 
 
+def test_a_worker_is_no_scheduler(client):
+    address = next(iter(client.scheduler_info()["workers"]))
+    with pytest.raises(ValueError, match="a worker answers"), dask_client(address, patience=30): pass
+
+
 def test_workers_of_another_version_are_refused(client, monkeypatch):
     monkeypatch.setattr("perturbnb.__version__", "9.9")
     with pytest.raises(ValueError, match="dask must lead to workers with perturbnb 9.9, got"), dask_client(client.scheduler.address, patience=30): pass
