@@ -107,7 +107,7 @@ def _sparse_gram(X, weights, n_threads, n_entries=1_000_000) -> np.ndarray: # (n
     G = np.zeros((X.shape[1], X.shape[1]))
     n_rows = max(1, n_entries * X.shape[0] // max(1, X.nnz))
     for rows in (slice(start, start + n_rows) for start in range(0, X.shape[0], n_rows)):
-        _add_sparse_gram(X[rows], None if weights is None else weights[rows], n_threads, G)
+        _add_sparse_gram(X if n_rows >= X.shape[0] else X[rows], None if weights is None else weights[rows], n_threads, G)
     _mirror_kernel(G)
     return G
 

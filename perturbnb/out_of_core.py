@@ -18,7 +18,7 @@ import psutil
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from .common import check_whole, written_whole
+from .common import check_kind, check_whole, written_whole
 
 ad = lazy_loader.load("anndata")     # so that a command line is quick that reads nothing
 
@@ -29,6 +29,7 @@ def _stored(
     path: str | os.PathLike, # of an .h5ad file or a .zarr folder
 ): # an open h5py.File or zarr.Group
     "Open a file of an AnnData; raises `ValueError` in words about the file"
+    check_kind("path", path, str, os.PathLike)
     path = Path(path)
     if path.suffix.lower() not in (".h5ad", ".zarr"): raise ValueError(f"screen: {path.name!r} is neither an .h5ad file nor a .zarr folder")
     if not path.exists(): raise ValueError(f"screen: there is no file {path.name!r}")
@@ -147,6 +148,7 @@ def write_screen(
     path: str | os.PathLike, # of the .h5ad file; replaced when the new one is whole
 ) -> None:
     "Write a screen block by block; raises `ValueError` where the folder is missing or the file is no .h5ad"
+    check_kind("screen", screen, ad.AnnData), check_kind("path", path, str, os.PathLike)
     if Path(path).suffix.lower() != ".h5ad": raise ValueError(f"path must end in .h5ad, got {Path(path).name!r}")
     with written_whole(path) as part: screen.write_h5ad(part, compression="lzf")
 
