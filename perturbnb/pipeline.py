@@ -7,8 +7,10 @@ __all__ = ['ad', 'np', 'pd', 'STAGES', 'app', 'Analysis', 'analyse_screen', 'exa
            'main']
 
 # %% ../nbs/08_pipeline.ipynb #f2b13446
+import atexit
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -439,7 +441,7 @@ def _opened(path, layer):
 def _prepared(screen, preparing, seed, stages):
     "The prepared screen; the built-in one where there is no file"
     source = {"seed": seed} if screen is None else {"screen": Path(screen)}
-    def prepare(): return {"screen": pnb.prepare_screen(pnb.simulate_screen(seed=seed) if screen is None else _opened(Path(screen), preparing["layer"]), **preparing)}
+    def prepare(): return {"screen": pnb.prepare_screen(pnb.simulate_screen(seed=seed) if screen is None else _opened(Path(screen), preparing.get("layer")), **preparing)}
     return stages.through("prepare", prepare, options=source | preparing)["screen"]
 
 def _written(analysis, tables, folder, stages, account):
@@ -533,4 +535,5 @@ def main() -> None:
     try: app(prog_name="perturbnb")
     except (ValueError, ImportError, FileNotFoundError) as error:
         typer.secho(f"perturbnb: {_as_options(str(error))}", err=True, fg="red")
+        if isinstance(error.__cause__, OSError): atexit.register(os._exit, 2)     # where the disk was full HDF5 would end the process with a fault of its own
         sys.exit(2)
