@@ -8,6 +8,7 @@ __all__ = ['ad', 'np', 'pd', 'STAGES', 'app', 'Analysis', 'analyse_screen', 'exa
 
 # %% ../nbs/08_pipeline.ipynb #f2b13446
 import atexit
+import errno
 import json
 import logging
 import os
@@ -535,5 +536,5 @@ def main() -> None:
     try: app(prog_name="perturbnb")
     except (ValueError, ImportError, FileNotFoundError) as error:
         typer.secho(f"perturbnb: {_as_options(str(error))}", err=True, fg="red")
-        if isinstance(error.__cause__, OSError): atexit.register(os._exit, 2)     # where the disk was full HDF5 would end the process with a fault of its own
+        if getattr(error.__cause__, "errno", None) in (errno.EFBIG, errno.ENOSPC): atexit.register(os._exit, 2)     # where the disk was full HDF5 would end the process with a fault of its own
         sys.exit(2)
