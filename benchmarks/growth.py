@@ -182,17 +182,17 @@ def report(full: bool = False) -> Iterator[Section]:
     with tempfile.TemporaryDirectory(dir=os.environ.get("PERTURBNB_BENCHMARK_DIR")) as name:
         folder = Path(name)
         (folder / "small").mkdir()
-        write_counts(folder / "small/counts.h5ad", 2000, 400, 100)
+        write_counts(folder / "small/counts.h5ad", 1000, 300, 60)
         with quiet():
             for stage in STAGES.values(): stage(folder / "small")
         yield Section("## Growth", "Time and memory of each stage as the screen grows: a simulated screen is written to disk in chunks and read in blocks, "
                       "nothing is held that grows with cells × genes. Each stage runs in a process of its own; memory is all that it holds, 300 MB of interpreter and libraries included.", [])
         cells = [10_000, 30_000, 100_000, 300_000, 1_000_000] if full else [5_000, 10_000, 20_000]
         yield growth_section(folder, "cells", [(n, 2000, 1000) for n in cells], f"2,000 genes (a tenth of the entries not zero), 1,000 samples, {N_PROGRAMS} programs, 5 repeats.")
+        if peer(): yield beside_peer(folder, [10_000, 100_000] if full else [5_000])
         base = 100_000 if full else 10_000
         yield growth_section(folder, "samples", [(base, 2000, n) for n in ((50, 200, 1000, 2000) if full else (50, 200, 400))], f"{base:,} cells, 2,000 genes.")
         yield growth_section(folder, "genes", [(base, n, 1000) for n in ((500, 1000, 2000, 5000) if full else (500, 1000, 2000))], f"{base:,} cells, 1,000 samples.")
-        if peer(): yield beside_peer(folder, [10_000, 100_000] if full else [5_000])
 
 
 if __name__ == "__main__":
