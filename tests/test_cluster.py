@@ -1,9 +1,11 @@
 "What would bore a reader of 02_cells_on_workers and 07d_cluster: shards of any size, all estimators and options on them, workers that die, malformed blocks, addresses without a cluster"
+import importlib
 import os
 import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import dask
 import dask.array as da
@@ -29,11 +31,25 @@ from perturbnb.simulate import simulate_screen
 distributed = pytest.importorskip("distributed", reason="a cluster needs the package distributed: pip install 'perturbnb[cluster]'")
 
 
+@contextmanager
+def two_workers():
+    "Two processes of one thread on the loopback address, which have imported what tasks need"
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs="CRITICAL") as cluster:
+        with distributed.Client(cluster, set_as_default=False) as client:
+            client.run(importlib.import_module, "perturbnb.bootstrap")
+            client.run(importlib.import_module, "perturbnb.consensus")
+            yield client
+
+
 @pytest.fixture(scope="module")
 def client():
-    "Two processes of one thread on the loopback address"
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs="CRITICAL") as cluster:
-        with distributed.Client(cluster, set_as_default=False) as client: yield client
+    with two_workers() as client: yield client
+
+
+@pytest.fixture
+def mortal():
+    "The same for one test, which may kill a worker"
+    with two_workers() as client: yield client
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +130,15 @@ def test_two_processes_give_what_one_gives_and_twice_the_same(cells, client):
         np.testing.assert_array_equal(first.h, other.h)
 
 
-def test_a_killed_worker_changes_nothing(cells, client, monkeypatch):
+def test_a_killed_worker_changes_nothing(cells, mortal, monkeypatch):
     spins, sample = cells
-    with client.as_current():
+    with mortal.as_current():
         undisturbed, killed, n_sums, plain = infer_network(in_blocks(spins, 700), sample, l1_J=0), [], [], workers._sum_of
 
         def sum_of(parts):
             n_sums.append(len(parts))
             if len(n_sums) == 8:
-                killed.append(next(iter(client.run(os.getpid).values())))
+                killed.append(next(iter(mortal.run(os.getpid).values())))
                 os.kill(killed[-1], signal.SIGKILL)
             return plain(parts)
 
@@ -131,15 +147,15 @@ def test_a_killed_worker_changes_nothing(cells, client, monkeypatch):
     assert len(killed) == 1 and len(n_sums) > 12
     np.testing.assert_array_equal(disturbed.J, undisturbed.J)
     np.testing.assert_array_equal(disturbed.coefficients, undisturbed.coefficients)
-    client.wait_for_workers(2, timeout=30)
-    assert not set(killed) & set(client.run(os.getpid).values())
+    mortal.wait_for_workers(2, timeout=30)
+    assert not set(killed) & set(mortal.run(os.getpid).values())
 
 
-def test_a_worker_killed_while_it_adds(cells, client):
+def test_a_worker_killed_while_it_adds(cells, mortal):
     spins, sample = cells
-    with client.as_current():
+    with mortal.as_current():
         shards = workers.cells_of(workers.checked_spins(in_blocks(spins, 200)), np.ones(18, bool), sample, np.ones(3000), 12).arranged()
-        expected, (pid, *_) = shards.total(slowly), client.run(os.getpid).values()
+        expected, (pid, *_) = shards.total(slowly), mortal.run(os.getpid).values()
         killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
         killer.start()
         found = shards.total(slowly)
@@ -248,7 +264,7 @@ def test_the_command_refuses_an_address_before_any_work(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_worker_killed_in_a_pass_over_the_cells(client, tmp_path, monkeypatch):
+def test_a_worker_killed_in_a_pass_over_the_cells(mortal, tmp_path, monkeypatch):
     "Preparation and programs of a screen on disk, whose blocks the workers read: the same as in this process, and the same when one of them dies"
     keys = dict(guide_key="guide", target_key="gene", control="control", batch_key="batch")
     simulate_screen(1200, 250, n_programs=4, n_targets=4, seed=0).write_h5ad(tmp_path / "counts.h5ad")
@@ -258,11 +274,11 @@ def test_a_worker_killed_in_a_pass_over_the_cells(client, tmp_path, monkeypatch)
         return find_programs(open_screen(tmp_path / "prepared.h5ad", chunk_cells=150), 5, n_repeats=2)
 
     here, killed, plain = found(), [], consensus._scaled_grams
-    with client.as_current():
+    with mortal.as_current():
         undisturbed = found()
 
         def grams(*arguments):
-            pid = next(iter(client.run(os.getpid).values()))
+            pid = next(iter(mortal.run(os.getpid).values()))
             threading.Timer(0.05, lambda: killed.append(pid) or os.kill(pid, signal.SIGKILL)).start()
             yield from plain(*arguments)
 
@@ -275,4 +291,4 @@ def test_a_worker_killed_in_a_pass_over_the_cells(client, tmp_path, monkeypatch)
     for other in (here, disturbed):
         np.testing.assert_array_equal(other.usage, undisturbed.usage)
         np.testing.assert_array_equal(other.spectra, undisturbed.spectra)
-    client.wait_for_workers(2, timeout=30)
+    mortal.wait_for_workers(2, timeout=30)
