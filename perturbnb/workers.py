@@ -17,14 +17,11 @@ import numpy as np
 
 from .cells import Cells, _libraries
 from .model import check_spins
+from .out_of_core import _is_lazy
 
 dask = lazy_loader.load("dask")     # only those pay for it who use it
 
 # %% ../nbs/02_cells_on_workers.ipynb #e7a323c6
-def _is_lazy(spins):
-    "Whether spins are a collection of dask; does not load dask"
-    return type(spins).__module__.partition(".")[0] in ("dask", "dask_expr")
-
 def _check_blocks(spins):
     "Raise `ValueError` unless a dask array of whole rows in blocks of known sizes"
     from dask.array import Array
