@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import anndata as ad
@@ -23,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from .common import _progress, _stored_values, check_flag, check_jobs, check_kind, check_whole, is_number, logger, nearest, seeds_for
 from .gene_clusters import _assign, _fit_gram, _fit_spectra
-from .gram import _centre_gram, _checked_matrix, _reference_means, _scale_of, _sums, gene_gram
+from .gram import _centre_gram, _checked_matrix, _faults, _gene_grams, _reference_means, _refuse_faults, _rows, _scale_of, _sums
 from .model import check_spins
 from .out_of_core import _is_lazy, _mapped, _summed, _unbacked
 from .programs import Programs, _check_norm, _check_number, _overlapping, _squared_norm, _strengths, _upright, _usage
@@ -49,6 +50,29 @@ def _resampled(
     begins = np.repeat(np.cumsum(sizes) - sizes, sizes)
     drawn = begins + (rng.random(len(groups)) * np.repeat(sizes, sizes)).astype(int)
     return np.bincount(order[drawn], minlength=len(groups))
+
+_FEW_CELLS, _N_PARTS = 50_000, 16 # up to so many cells each is drawn by itself, above in so many parts
+
+def _dealt(
+    groups: np.ndarray, # (n_cells,) integer group of each cell
+    n_parts: int, # equal but for one cell, in all and within each group
+    rng: np.random.Generator, # for the deal
+) -> np.ndarray: # (n_cells,) integer part of each cell
+    "Deal the cells of each group at random to parts"
+    parts = np.empty(len(groups), int)
+    parts[np.lexsort((rng.random(len(groups)), groups))] = np.arange(len(groups)) % n_parts
+    return parts
+
+def _resamplings(
+    groups: np.ndarray, # (n_cells,) integer group of each cell
+    rngs: list[np.random.Generator], # one per resampling
+    deal: np.random.Generator, # for the parts
+) -> tuple[np.ndarray, np.ndarray]: # part of each cell, counts (n_parts, 1 + n_resamplings); the first column counts every cell once
+    "Bootstraps of the cells, in which what is drawn is a cell or, in a large screen, a part of them; where there is one, it is all cells"
+    if len(rngs) == 1: return np.zeros(len(groups), int), np.ones((1, 2))
+    if len(groups) <= _FEW_CELLS: return np.arange(len(groups)), np.column_stack([np.ones(len(groups)), *[_resampled(groups, rng) for rng in rngs]])
+    drawn = [np.bincount(rng.integers(_N_PARTS, size=_N_PARTS), minlength=_N_PARTS) for rng in rngs]
+    return _dealt(groups, _N_PARTS, deal), np.column_stack([np.ones(_N_PARTS), *drawn])
 
 # %% ../nbs/01b_consensus.ipynb #a666f411
 def _consensus(
@@ -178,7 +202,7 @@ def _prepared(
     "Check the screen and take from it what enters"
     if not adata.var_names.is_unique: raise ValueError(f"adata must have unique var_names, {adata.var_names[adata.var_names.duplicated()][0]!r} occurs more than once")
     if not (is_number(min_cell_fraction) and 0 <= min_cell_fraction <= 1): raise ValueError(f"min_cell_fraction must be a share from 0 to 1, got {min_cell_fraction!r}")
-    X, groups, prior = _checked_matrix(adata.X, "adata.X"), _groups(adata, balance, balance_key, min_group_cells), _prior_labels(prior_programs, adata.var_names)
+    X, groups, prior = _checked_matrix(adata.X, "adata.X", read=False), _groups(adata, balance, balance_key, min_group_cells), _prior_labels(prior_programs, adata.var_names)
     shaping = groups >= 0
     known = _survey(X, shaping)
     enters = _entering_genes(adata, known["seen"], min_cell_fraction * shaping.sum()) | (prior >= 0)
@@ -190,18 +214,18 @@ def _prepared(
 def _survey(
     X, # (n_cells, n_genes), checked
     shaping: np.ndarray, # (n_cells,) bool, cells that shape programs
-) -> dict: # seen, sums, squares: (n_genes,) each, of cells that shape programs
+) -> dict: # sums, squares, seen: (n_genes,) each, of cells that shape programs
     "One look at all cells: what the genes are like; refuse what is too large, and warn of what looks like raw counts: whole numbers only, and some above 20"
     def of_block(block, shaping):
         values, cells = _stored_values(block), _rows(block, shaping)
-        return (_squared_norm(block), (values[:1_000_000] % 1 != 0).sum(), (values > 20).sum(), np.asarray((cells > 0).sum(0)).ravel(), *_sums(cells))
+        with np.errstate(invalid="ignore", over="ignore"):          # what is not finite is refused below
+            return (_faults(block), _squared_norm(block), (values[:1_000_000] % 1 != 0).sum(), (values > 20).sum(), *_sums(cells))
 
-    norm, n_fractions, n_large, *found = _summed(of_block, X, shaping)
+    faults, norm, n_fractions, n_large, *found = _summed(of_block, X, shaping)
+    _refuse_faults(faults, "adata.X")
     _check_norm("adata.X", norm)
     if n_large and not n_fractions: logger.warning("adata.X holds whole numbers, some above 20, as counts do: programs of counts follow the depth of the cells; run prepare_screen first")
-    return dict(zip(("seen", "sums", "squares"), found))
-
-def _rows(X, cells): return X if cells.all() else X[cells]
+    return dict(zip(("sums", "squares", "seen"), found))
 
 def _opened(adata):
     "A screen as it is, its matrices in blocks where it is backed by a file; raises `ValueError` on what is none"
@@ -225,25 +249,24 @@ def _levels(
 def _scaled_grams(
     X, # (n_cells, n_genes), matrix of the genes that enter
     scale: np.ndarray, # (n_genes,)
-    weights: np.ndarray, # (n_cells, n), >= 0, a column for each Gram matrix; cells of weight 0 are not read
+    weights: np.ndarray, # (n_cells,), >= 0
+    parts: np.ndarray, # (n_cells,) integer part of each cell
+    counts: np.ndarray, # (n_parts, n), how often a part counts in each Gram matrix
     centre: np.ndarray | None = None, # (n_batches, n_genes), what is subtracted; None: nothing
     batches: np.ndarray | None = None, # (n_cells,), row of `centre`
 ) -> Iterator[np.ndarray]: # (n_genes, n_genes), n of them
-    "Weighted Gram matrices of the scaled genes, one after the other; from disk as many in one pass as fit into 500 MB"
-    def of_block(block, weights): return np.stack([gene_gram(_rows(block, w > 0), weights=w[w > 0], n_jobs=n_jobs) for w in weights.T])
-
-    n_jobs, at_once = (1, max(1, int(5e8 / (8 * X.shape[1] ** 2)))) if _is_lazy(X) else (-1, 1)
-    for first in range(0, weights.shape[1], at_once):
-        those = weights[:, first:first + at_once]
-        for G, w in zip(_summed(of_block, X, those), those.T):
-            if centre is not None: G = _centre_gram(G, X, centre, batches, w)
+    "Weighted Gram matrices of the scaled genes; as many in one pass over the cells as fit into 500 MB"
+    n_jobs, at_once = 1 if _is_lazy(X) else -1, max(1, int(5e8 / (8 * X.shape[1] ** 2)))
+    for those in (counts[:, first:first + at_once] for first in range(0, counts.shape[1], at_once)):
+        for G, count in zip(_summed(partial(_gene_grams, counts=those, n_jobs=n_jobs), X, weights, parts), those.T):
+            if centre is not None: G = _centre_gram(G, X, centre, batches, weights * count[parts])
             G /= scale[:, None]
             G /= scale
             yield G
 
 def _scaled_gram(X, scale, weights, centre=None, batches=None):
     "One Gram matrix, arguments as of `_scaled_grams`"
-    return next(_scaled_grams(X, scale, weights[:, None], centre, batches))
+    return next(_scaled_grams(X, scale, weights, np.zeros(len(weights), int), np.ones((1, 1)), centre, batches))
 
 def _free_gram(G, free): return G if free.all() else G[np.ix_(free, free)]
 
@@ -337,7 +360,7 @@ def find_programs(
     min_cell_fraction: float = 0.001, # genes seen in a smaller share of cells do not enter
     density_threshold: float = 0.7, # largest distance (0 to 1.41) at which a component counts as having come back
     seed: int = 0, # decides everything random
-    n_jobs: int = 1, # repeats fitted at the same time, -1: as many as there are cores; the result is the same
+    n_jobs: int = -1, # repeats fitted at the same time, -1: as many as there are cores; the result is the same
 ) -> Programs:
     "Consensus gene programs of a screen; raises `ValueError` on bad input or where programs do not come back"
     check_whole("n_repeats", n_repeats, 1), check_whole("overlap", overlap, 1), check_jobs(n_jobs), check_flag("signed", signed)
@@ -351,9 +374,8 @@ def find_programs(
     centre, batches = _levels(adata, X, screen.genes) if signed or overlap > 1 else (None, None)
     centring = (centre.to_numpy(), batches[screen.shaping]) if centre is not None else ()
     level = centring if signed else ()
-    rngs = [np.random.default_rng(task) for task in seeds_for("find_programs", seed, n_repeats)]
-    drawn = [weights * _resampled(screen.groups, rng) if n_repeats > 1 else weights for rng in rngs]
-    grams = _scaled_grams(shaping, scale, np.column_stack([weights, *drawn]), *level)
+    *rngs, deal = (np.random.default_rng(task) for task in seeds_for("find_programs", seed, n_repeats + 1))
+    grams = _scaled_grams(shaping, scale, weights, *_resamplings(screen.groups, rngs, deal), *level)
     G, labels, stability, converged = next(grams), screen.prior.copy(), np.ones(n_prior), True
     if n_programs > n_prior:
         with threadpool_limits(limits=None if n_jobs == 1 else 1, user_api="blas"):

@@ -9,6 +9,7 @@ __all__ = ['gene_gram', 'gene_scale', 'nonnegative_usage']
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numba import njit
@@ -24,10 +25,11 @@ def _checked_matrix(
     name: str, # its name, for messages
     *,
     signed: bool = False, # whether negative values are allowed
+    read: bool = True, # whether values on disk are looked at; if not, `_refuse_faults` has to be asked
 ): # (n_cells, n_genes), CSR or dense, or on disk as it was
     "Refuse what cannot be factorised: not two-dimensional, not finite, negative, fewer than two cells"
     if hasattr(X, "obs"): raise ValueError(f"{name} must be a matrix, got {type(X).__name__}; give its X")
-    if _is_lazy(X): return _checked_blocks(X, name, signed)
+    if _is_lazy(X): return _checked_blocks(X, name, signed, read)
     X = X.tocsr() if sparse.issparse(X) else np.asarray(X)
     if X.dtype == bool: X = X.astype(np.float32)
     if X.ndim != 2: raise ValueError(f"{name} must be cells × genes, got shape {X.shape}")
@@ -37,14 +39,25 @@ def _checked_matrix(
     if X.shape[0] < 2: raise ValueError(f"{name} must hold at least two cells, got {X.shape[0]}")
     return X
 
-def _checked_blocks(X, name, signed):
+def _faults(block) -> np.ndarray: # (2,)
+    "How many values are not finite, how many negative"
+    values = _stored_values(block)
+    return np.array([(~np.isfinite(values)).sum(), (values < 0).sum()])
+
+def _refuse_faults(faults, name, signed=False) -> None:
+    "Raise `ValueError` where `_faults`, summed, allow no factorisation"
+    bad, negative = faults
+    if bad: raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values")
+    if negative and not signed: raise ValueError(f"{name} must not be negative, got {negative} negative values; give log-normalised values, not centred ones")
+
+def _checked_blocks(X, name, signed, read):
     "The same for a matrix on disk, arguments as of `_checked_matrix`"
     if X.ndim != 2 or X.shape[0] < 2: raise ValueError(f"{name} must be cells × genes with at least two cells, got shape {X.shape}")
     if X.dtype.kind not in "biuf": raise ValueError(f"{name} must be numeric, got dtype {X.dtype}")
-    bad, negative = _summed(lambda block: np.array([(~np.isfinite(_stored_values(block))).sum(), (_stored_values(block) < 0).sum()]), X)
-    if bad: raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values")
-    if negative and not signed: raise ValueError(f"{name} must not be negative, got {negative} negative values; give log-normalised values, not centred ones")
+    if read: _refuse_faults(_summed(_faults, X), name, signed)
     return X
+
+def _rows(X, cells): return X if cells.all() else X[cells]
 
 def _blocks(
     X, # (n_cells, n_genes), CSR or dense
@@ -57,13 +70,41 @@ def _blocks(
 
 # %% ../nbs/01_gram.ipynb #e77b1aba
 @njit(cache=True, nogil=True)
-def _gram_kernel(values, genes, place, stop, weighted, first, rows, G):
-    "Rows `rows` of the upper triangle of G; entry q of gene g stands at `place[q]` of its cell's row, which ends at `stop[q]`"
+def _by_gene_kernel(data, indices, indptr, cells, weights, values, genes, first, place, stop, weighted, cell):
+    "Copy the rows `cells` of a CSR matrix and sort their entries by gene; the last seven arrays are filled as `_gram_kernel` reads them"
+    n = 0
+    for c in cells:
+        for p in range(indptr[c], indptr[c + 1]):
+            values[n], genes[n] = data[p], indices[p]
+            first[genes[n] + 1] += 1
+            n += 1
+    for g in range(len(first) - 1): first[g + 1] += first[g]
+    begin, following = 0, first.copy()
+    for i, c in enumerate(cells):
+        end = begin + (indptr[c + 1] - indptr[c])
+        for p in range(begin, end):
+            q = following[genes[p]]
+            place[q], stop[q], weighted[q], cell[q] = p, end, weights[c] * values[p], i
+            following[genes[p]] = q + 1
+        begin = end
+
+@njit(cache=True, nogil=True)
+def _gram_kernel(values, genes, first, place, stop, weighted, cell, parts, counts, G, rows):
+    "Rows `rows` of the upper triangle of every G; entry q of gene g is one of `cell[q]`, and stands at `place[q]` of its row, which ends at `stop[q]`"
+    n_matrices, n_genes, _ = G.shape
+    row = np.zeros(n_genes)
     for g in rows:
-        row = G[g]
-        for q in range(first[g], first[g + 1]):
-            x = weighted[q]
-            for p in range(place[q], stop[q]): row[genes[p]] += x * values[p]
+        q = first[g]
+        while q < first[g + 1]:
+            part = parts[cell[q]]
+            row[g:] = 0
+            while q < first[g + 1] and parts[cell[q]] == part:
+                x = weighted[q]
+                for p in range(place[q], stop[q]): row[genes[p]] += x * values[p]
+                q += 1
+            for r in range(n_matrices):
+                if counts[part, r] == 0: continue
+                for j in range(g, n_genes): G[r, g, j] += counts[part, r] * row[j]
 
 @njit(cache=True, nogil=True)
 def _mirror_kernel(G):
@@ -83,49 +124,91 @@ def _n_threads(
         return int(n_jobs)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-def _add_sparse_gram(
-    X: sparse.csr_matrix, # (n_cells, n_genes), as many entries as fast memory holds
-    weights: np.ndarray | None, # (n_cells,), None: 1
+def _by_gene(
+    X: sparse.csr_matrix, # (n_cells, n_genes)
+    cells: np.ndarray, # rows that are taken
+    weights: np.ndarray, # (n_cells,)
+) -> tuple[np.ndarray, ...]: # what `_gram_kernel` reads first
+    "Entries of some cells, sorted by gene"
+    n = int((X.indptr[cells + 1] - X.indptr[cells]).sum())
+    gene_type = np.uint16 if X.shape[1] <= 2 ** 16 else np.uint32     # unsigned, so the compiler need not ask whether an index is negative
+    sorted_entries = (np.empty(n, np.float32), np.empty(n, gene_type), np.zeros(X.shape[1] + 1, np.int64),
+                      np.empty(n, np.uint32), np.empty(n, np.uint32), np.empty(n), np.empty(n, np.uint32))
+    _by_gene_kernel(X.data, X.indices, X.indptr, cells, weights, *sorted_entries)
+    return sorted_entries
+
+def _sparse_grams(
+    X: sparse.csr_matrix, # (n_cells, n_genes)
+    weights: np.ndarray, # (n_cells,)
+    parts: np.ndarray, # (n_cells,) integer part of each cell
+    counts: np.ndarray, # (n_parts, n), how often a part counts in each Gram matrix
     n_threads: int, # genes done at the same time
-    G: np.ndarray, # (n_genes, n_genes) float64, to the upper triangle of which the Gram matrix is added
-) -> None:
-    "Weighted Gram matrix without a dense block; genes shared among threads"
+    n_entries: int = 2_000_000, # about so many are done at once
+) -> np.ndarray: # (n, n_genes, n_genes) float64
+    "Gram matrices without a dense block; genes shared among threads"
     if not X.has_canonical_format:
         X = X.copy()
         X.sum_duplicates()
-    values = X.data.astype(np.float32)
-    genes = X.indices.astype(np.uint16 if X.shape[1] <= 2 ** 16 else np.uint32)     # unsigned, so the compiler need not ask whether an index is negative
-    by_gene = sparse.csr_matrix((np.arange(X.nnz, dtype=np.uint64), X.indices, X.indptr), X.shape).tocsc()
-    place, stop = by_gene.data, X.indptr[1:].astype(np.uint64)[by_gene.indices]
-    weighted = values[place].astype(np.float64)
-    if weights is not None: weighted *= weights[by_gene.indices]
+    (n_cells, n_genes), G = X.shape, np.zeros((counts.shape[1], X.shape[1], X.shape[1]))
+    order, size = np.argsort(parts, kind="stable"), max(1, n_entries * X.shape[0] // max(1, X.nnz))
+    blocks = [order[start:start + size] for start in range(0, max(1, n_cells), size)]
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(lambda t: _gram_kernel(values, genes, place, stop, weighted, by_gene.indptr, np.arange(t, len(G), n_threads), G), range(n_threads)))
-
-def _sparse_gram(X, weights, n_threads, n_entries=1_000_000) -> np.ndarray: # (n_genes, n_genes) float64
-    "The same for any number of cells, block by block; arguments as of `_add_sparse_gram`"
-    G = np.zeros((X.shape[1], X.shape[1]))
-    n_rows = max(1, n_entries * X.shape[0] // max(1, X.nnz))
-    for rows in (slice(start, start + n_rows) for start in range(0, X.shape[0], n_rows)):
-        _add_sparse_gram(X if n_rows >= X.shape[0] else X[rows], None if weights is None else weights[rows], n_threads, G)
-    _mirror_kernel(G)
+        following = pool.submit(_by_gene, X, blocks[0], weights)
+        for cells, after in zip(blocks, [*blocks[1:], None]):
+            entries = following.result()
+            if after is not None: following = pool.submit(_by_gene, X, after, weights)
+            list(pool.map(partial(_gram_kernel, *entries, parts[cells], counts, G), [np.arange(t, n_genes, 2 * n_threads) for t in range(2 * n_threads)]))
+    for one in G: _mirror_kernel(one)
     return G
 
 # %% ../nbs/01_gram.ipynb #2b21b2ac
+_MAX_DENSITY = 0.15 # fuller matrices are multiplied as dense blocks
+
+def _is_thin(X, max_density: float = _MAX_DENSITY) -> bool: return sparse.issparse(X) and X.nnz <= max_density * np.prod(X.shape, dtype=float)
+
+def _dense_gram(X, weights, n_threads, n_stripes=8) -> np.ndarray: # (n_genes, n_genes) float64
+    "Gram matrix of a full matrix, its upper triangle in stripes of columns that threads share; arguments as of `gene_gram`"
+    G, ends = np.zeros((X.shape[1], X.shape[1])), np.linspace(0, X.shape[1], n_stripes + 1).astype(int)
+
+    def add(block, begin, end): G[:end, begin:end] += block[:, :end].T @ block[:, begin:end]
+
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
+        for rows, block in _blocks(X):
+            if weights is not None: block = block * np.sqrt(weights[rows, None]).astype(np.float32)
+            list(pool.map(add, [block] * n_stripes, ends[:-1], ends[1:]))
+    _mirror_kernel(G)
+    return G
+
 def gene_gram(
     X, # (n_cells, n_genes), CSR or dense, in memory
     *,
     weights: np.ndarray | None = None, # (n_cells,), >= 0, how much each cell counts; None: 1
-    max_density: float = 0.15, # fuller matrices are multiplied as dense blocks
+    max_density: float = _MAX_DENSITY, # fuller matrices are multiplied as dense blocks
     n_jobs: int = -1, # threads; -1: all processors. The result is the same
 ) -> np.ndarray: # (n_genes, n_genes) float64
     "Weighted Gram matrix of the genes, `X.T @ diag(weights) @ X`"
-    if sparse.issparse(X) and X.nnz <= max_density * np.prod(X.shape, dtype=float): return _sparse_gram(X.tocsr(), weights, _n_threads(n_jobs))
-    G = np.zeros((X.shape[1], X.shape[1]))
-    with threadpool_limits(None if n_jobs == -1 else _n_threads(n_jobs), user_api="blas"):
-        for rows, block in _blocks(X):
-            if weights is not None: block = block * np.sqrt(weights[rows, None]).astype(np.float32)
-            G += block.T @ block
+    n_threads = _n_threads(n_jobs)
+    if _is_thin(X, max_density): return _sparse_grams(X.tocsr(), np.ones(X.shape[0]) if weights is None else weights, np.zeros(X.shape[0], int), np.ones((1, 1)), n_threads)[0]
+    return _dense_gram(X, weights, n_threads)
+
+_MOST_PARTS = 64 # with more, a product is hardly used twice
+
+def _gene_grams(
+    X, # (n_cells, n_genes), CSR or dense, in memory
+    weights: np.ndarray, # (n_cells,), >= 0, how much each cell counts
+    parts: np.ndarray, # (n_cells,) integer part of each cell
+    counts: np.ndarray, # (n_parts, n), >= 0, how often a part counts in each Gram matrix
+    n_jobs: int = -1, # threads; -1: all processors. The result is the same
+) -> np.ndarray: # (n, n_genes, n_genes) float64
+    "Gram matrices of several resamplings; no product is made twice where there are few parts"
+    def gram(cells, weights): return gene_gram(_rows(X, cells), weights=weights[cells], n_jobs=n_jobs)
+
+    if len(counts) > _MOST_PARTS: return np.stack([gram(w > 0, w) for w in (weights * count[parts] for count in counts.T)])
+    if _is_thin(X): return _sparse_grams(X.tocsr(), weights, parts, counts.astype(float), _n_threads(n_jobs))
+    G = np.zeros((counts.shape[1], X.shape[1], X.shape[1]))
+    for part in np.unique(parts):
+        own = gram(parts == part, weights)
+        for r in np.flatnonzero(counts[part]): G[r] += counts[part, r] * own
     return G
 
 # %% ../nbs/01_gram.ipynb #ec7683e9
@@ -170,19 +253,27 @@ def _reference_means(
     return np.vstack([np.where(n[:, None] > 0, sums / np.maximum(n, 1)[:, None], everywhere), everywhere])
 
 # %% ../nbs/01_gram.ipynb #e25feceb
+@njit(cache=True, nogil=True)
+def _sums_kernel(values, genes, total, squares, positive):
+    for p in range(len(genes)):
+        x = float(values[p])
+        total[genes[p]] += x
+        squares[genes[p]] += x * x
+        positive[genes[p]] += x > 0
+
 def _sums(
     X, # (n_cells, n_genes), CSR or dense
-) -> tuple[np.ndarray, np.ndarray]: # sum and sum of squares of each gene, float64
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # of each gene: sum and sum of squares, float64; in how many cells it is above 0
     "Sums over cells"
-    if sparse.issparse(X):
-        values = X.data.astype(np.float64)
-        return tuple(np.bincount(X.indices, weights=v, minlength=X.shape[1]) for v in (values, values ** 2))
-    total, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
-    for _, block in _blocks(X):
-        block = block.astype(np.float64)
-        total += block.sum(0)
-        squares += (block ** 2).sum(0)
-    return total, squares
+    total, squares, positive = np.zeros(X.shape[1]), np.zeros(X.shape[1]), np.zeros(X.shape[1], int)
+    if sparse.issparse(X): _sums_kernel(X.data, X.indices, total, squares, positive)
+    else:
+        for _, block in _blocks(X):
+            block = block.astype(np.float64)
+            total += block.sum(0)
+            squares += (block ** 2).sum(0)
+            positive += (block > 0).sum(0)
+    return total, squares, positive
 
 def _scale_of(
     sums: np.ndarray, # (n_genes,)
@@ -203,7 +294,8 @@ def gene_scale(
     X, # (n_cells, n_genes), sparse or dense, in memory or on disk
 ) -> np.ndarray: # (n_genes,), divisor of each gene; infinite for a constant gene
     "Standard deviation of each gene, not below the 20th percentile of the genes that vary"
-    return _scale_of(*_summed(lambda block: _sums(block.tocsr() if sparse.issparse(block) else block), X), X.shape[0])
+    sums, squares, _ = _summed(lambda block: _sums(block.tocsr() if sparse.issparse(block) else block), X)
+    return _scale_of(sums, squares, X.shape[0])
 
 # %% ../nbs/01_gram.ipynb #862c7281
 @njit(cache=True, nogil=True)

@@ -15,8 +15,9 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
 from .common import _progress, as_list, check_flag, check_whole, seeds_for
-from .consensus import Balance, _balanced_weights, _free_gram, _check_room, _levels, _opened, _prepared, _rows, _scaled_grams
+from .consensus import Balance, _balanced_weights, _free_gram, _check_room, _levels, _opened, _prepared, _scaled_grams
 from .gene_clusters import _directions, _fit_gram, _guess, _leading
+from .gram import _rows
 from .programs import _check_number
 
 # %% ../nbs/01b_number.ipynb #10f8553f
@@ -111,7 +112,7 @@ def _split_cells(
     "Two random halves of the cells, and five parts of the genes"
     rng = np.random.default_rng(seed)
     first = rng.permutation(len(weights)) % 2 == 0
-    halves = list(_scaled_grams(_rows(screen.X, screen.shaping), screen.scale, np.where(np.c_[first, ~first], weights[:, None], 0), *level))
+    halves = list(_scaled_grams(_rows(screen.X, screen.shaping), screen.scale, weights, (~first).astype(int), np.eye(2), *level))
     fold = rng.permutation(len(screen.genes)) % 5
     return _Split(halves, [_directions(_free_gram(G, screen.prior < 0), n_dimensions, rng) for G in halves], fold, seed)
 

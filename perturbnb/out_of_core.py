@@ -147,6 +147,35 @@ def _mapped(
     return da.map_blocks(lambda block, *each: function(block, *(one.ravel() for one in each)), X, *columns, dtype=np.float32, chunks=X.chunks, meta=sparse.csr_matrix((0, 0), dtype=np.float32))
 
 # %% ../nbs/00_out_of_core.ipynb #385d2eca
+_AT_ONCE = 4 # blocks that are made, then written
+
+def _write_blocks(
+    screen: "ad.AnnData", # in memory, or with dask arrays
+    path: str | os.PathLike, # of an .h5ad file, which is replaced
+    compression: str, # "lzf" is quick, "gzip" is read everywhere
+) -> None:
+    "Write an AnnData; sparse dask arrays some blocks at a time, all of them together, so that what they share is made once"
+    import h5py
+
+    def is_streamed(X): return _is_lazy(X) and getattr(X._meta, "format", None) == "csr"
+
+    streamed = {key: X for key, X in {"X": screen.X, **{f"layers/{key}": X for key, X in screen.layers.items()}}.items() if is_streamed(X)}
+    if not streamed: return screen.write_h5ad(path, compression=compression)
+    parts = {key: dict(getattr(screen, key)) for key in ("obsm", "varm", "obsp", "varp", "uns")}
+    layers = {key: X for key, X in screen.layers.items() if f"layers/{key}" not in streamed}
+    ad.AnnData(X=None if "X" in streamed else screen.X, obs=screen.obs, var=screen.var, layers=layers, raw=screen.raw, **parts).write_h5ad(path, compression=compression)
+    ends = np.cumsum([0, *next(iter(streamed.values())).chunks[0]])
+    blocks = [slice(*rows) for rows in pairwise(ends)]
+    with h5py.File(path, "a") as file:
+        for first in range(0, len(blocks), _AT_ONCE):
+            made = _computed(*([X[rows] for X in streamed.values()] for rows in blocks[first:first + _AT_ONCE]))
+            for key, X in ((key, X) for each in made for key, X in zip(streamed, each)):
+                if first == 0 and key in file and "indptr" not in file[key]: del file[key]           # an empty X
+                if key in file: ad.io.sparse_dataset(file[key]).append(X)
+                else:
+                    X.indptr = X.indptr.astype(np.int64)          # room for more than two billion entries
+                    ad.io.write_elem(file, key, X, dataset_kwargs={"compression": compression})
+
 def write_screen(
     screen: "ad.AnnData", # in memory, or with dask arrays
     path: str | os.PathLike, # of the .h5ad file; replaced when the new one is whole
@@ -154,7 +183,7 @@ def write_screen(
     "Write a screen block by block; raises `ValueError` where the folder is missing or the file is no .h5ad"
     check_kind("screen", screen, ad.AnnData), check_kind("path", path, str, os.PathLike)
     if Path(path).suffix.lower() != ".h5ad": raise ValueError(f"path must end in .h5ad, got {Path(path).name!r}")
-    with written_whole(path) as part: screen.write_h5ad(part, compression="lzf")
+    with written_whole(path) as part: _write_blocks(screen, part, "lzf")
 
 # %% ../nbs/00_out_of_core.ipynb #84991b2b
 def _matrix_bytes(

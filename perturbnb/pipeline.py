@@ -276,7 +276,7 @@ def analyse_screen(
     declare_inert: bool = False, # targets that do not act at a false discovery rate of 5 % are group 0
     repulsion: float = 4., # between programs on the UMAP
     seed: int = 0, # decides everything
-    n_jobs: int = 1, # processes for the resamplings; no influence on the result
+    n_jobs: int = -1, # resamplings fitted at the same time, -1: as many as there are cores; no influence on the result
     on_stage=lambda stage: None, # called with the name of each stage when it begins
     stages: "pnb.stages.Stages | None" = None, # where finished stages are kept and found again, the prepared screen first of all; None: nowhere
 ) -> Analysis:
@@ -402,7 +402,7 @@ def run(
     declare_inert: Annotated[bool, _option("Targets that do not act, at a false discovery rate of 5 %, are group 0", _ANALYSIS)] = False,
     repulsion: Annotated[float, _option("Between programs on the UMAP", _ANALYSIS)] = 4.,
     seed: Annotated[int, _option("Decides everything that is random", _ANALYSIS)] = 0,
-    n_jobs: Annotated[int, _option("Processes for the resamplings", _ANALYSIS)] = 1,
+    n_jobs: Annotated[int, _option("Resamplings fitted at the same time, -1: as many as there are cores", _ANALYSIS)] = -1,
     restart: Annotated[bool, _option("Compute every stage, also those that are kept from before", _ANALYSIS)] = False,
     dask: Annotated[str | None, _option("Work on a cluster: the address of a dask scheduler, or local for processes of this machine", _ANALYSIS)] = None,
 ) -> None:

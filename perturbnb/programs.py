@@ -124,7 +124,7 @@ def _projection(
     single = sparse.csr_matrix(weights.astype(np.float32)), weights.astype(np.float32)
 
     def of_block(X):
-        if sparse.issparse(X): return (X.astype(np.float32) @ single[0]).toarray()
+        if sparse.issparse(X): return (X.astype(np.float32, copy=False) @ single[0]).toarray()
         return np.vstack([block @ single[1] for _, block in _blocks(X)])
 
     projection = _stacked(of_block, X)

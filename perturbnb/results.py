@@ -233,7 +233,7 @@ def _write_arrays(analysis, tables, folder):
     "The three .h5ad files and the positions"
     screen = pnb.store_programs(analysis.screen, analysis.programs, analysis.spins)
     screen.obsm["X_umap"], screen.uns["perturbnb"] = analysis.umap, {**screen.uns["perturbnb"], "J": analysis.network.J}
-    screen.write_h5ad(folder / "screen.h5ad", compression="gzip")
+    pnb.out_of_core._write_blocks(screen, folder / "screen.h5ad", "gzip")
     analysis.network.save(folder / "responses.h5ad", layers=_sample_layers(analysis))
     _target_array(analysis, tables).write_h5ad(folder / "targets.h5ad")
     np.save(folder / "program_umap_pos.npy", analysis.positions)

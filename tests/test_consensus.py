@@ -17,9 +17,10 @@ from sklearn.metrics import adjusted_rand_score
 
 from perturbnb import consensus
 from perturbnb.common import seeds_for
-from perturbnb.consensus import _balanced_weights, _resampled, find_programs, store_programs
+from perturbnb.consensus import _balanced_weights, _dealt, _resampled, _resamplings, find_programs, store_programs
 from perturbnb.levels import discretize
 from perturbnb.number_of_programs import choose_n_programs
+from perturbnb.out_of_core import open_screen
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -88,6 +89,47 @@ def test_no_group_is_drawn_more_often_than_it_has_cells():
     np.testing.assert_allclose(centred.mean(), 0, atol=1e-12)
     assert abs(centred.var() - 1) < 0.05                                  # multinomial: variance 1 - 1/n
     assert np.abs(np.corrcoef(centred)[np.triu_indices(50, 1)]).max() < 0.25   # independent streams: sd 1/sqrt(500)
+
+
+def test_parts_are_dealt_evenly_and_at_random():
+    groups = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [500, 41, 3]))
+    deals = [_dealt(groups, 16, np.random.default_rng(stream)) for stream in range(40)]
+    for parts in deals:
+        assert np.ptp(np.bincount(parts, minlength=16)) <= 1
+        for group in range(3): assert np.ptp(np.bincount(parts[groups == group], minlength=16)) <= 1
+    together = np.mean([parts[:-1] == parts[1:] for parts in deals], axis=1)
+    assert abs(together.mean() - 1 / 16) < 0.01                           # neighbours share a part as often as chance has it
+
+
+def test_many_cells_are_drawn_in_parts(monkeypatch):
+    groups, streams = np.random.default_rng(0).integers(0, 3, 400), [np.random.default_rng(stream) for stream in range(4)]
+    parts, counts = _resamplings(groups, streams[:3], streams[3])
+    np.testing.assert_array_equal(parts, np.arange(400))                  # few cells: each by itself
+    for column in counts.T: np.testing.assert_array_equal(np.bincount(groups, column), np.bincount(groups))
+    monkeypatch.setattr(consensus, "_FEW_CELLS", 399)
+    parts, counts = _resamplings(groups, streams[:3], streams[3])
+    assert counts.shape == (16, 4) and (counts[:, 0] == 1).all() and (counts.sum(0) == 16).all() and (counts[:, 1:].std(0) > 0.5).all()
+    assert len(np.unique(counts, axis=1).T) == 4
+    parts, counts = _resamplings(groups, streams[:1], streams[3])
+    assert (counts[parts] == 1).all()                                     # one fit: to all cells
+
+
+@pytest.mark.parametrize("form", ["csr", "dense", "backed"])
+def test_programs_from_parts(form, screen, planted, programs, monkeypatch, tmp_path):
+    "Planted programs come back as well as from cells drawn one by one, whatever the matrix and the number of threads"
+    monkeypatch.setattr(consensus, "_FEW_CELLS", 100)
+    here = find_programs(screen, 6, n_repeats=3)
+    other = screen.copy()
+    if form == "dense": other.X = screen.X.toarray()
+    if form == "backed":
+        screen.write_h5ad(tmp_path / "s.h5ad")
+        other = open_screen(tmp_path / "s.h5ad", chunk_cells=400)
+    found = find_programs(other, 6, n_repeats=3, n_jobs=2)
+    np.testing.assert_array_equal(found.spectra != 0, here.spectra != 0)
+    np.testing.assert_allclose(found.usage, here.usage, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(find_programs(other, 6, n_repeats=3, n_jobs=1).usage, found.usage)
+    assert adjusted_rand_score(planted[1], found.spectra.argmax(0)) == adjusted_rand_score(planted[1], programs.spectra.argmax(0)) > 0.95
+    assert 0 < np.abs(found.stability - programs.stability).max() < 0.05
 
 
 def test_small_groups_kept_or_dropped(planted, caplog):

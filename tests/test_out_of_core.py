@@ -55,6 +55,23 @@ def test_preparation_is_the_same(prepared, on_disk, path):
     for here, there in ((whole.X, prepared.X), (whole.raw.X, prepared.raw.X)): np.testing.assert_allclose(here.toarray(), there.toarray(), rtol=1e-6)
 
 
+def test_a_written_screen_has_narrow_indices(on_disk, path, counts, tmp_path):
+    "Gene numbers take 32 bits and places of entries 64, so a file is small and may hold more than two billion of them; dense and empty matrices stay what they are"
+    with h5py.File(path.with_name("prepared.h5ad")) as file:
+        for key in ("X", "layers/counts"): assert (file[key]["indices"].dtype, file[key]["indptr"].dtype) == (np.int32, np.int64)
+    mixed = pnb.open_screen(path, chunk_cells=700)
+    mixed.layers["dense"], mixed.layers["empty"] = counts.X.toarray(), pnb.open_screen(path).X * 0
+    pnb.write_screen(mixed, tmp_path / "mixed.h5ad")
+    mixed.X = None
+    pnb.write_screen(mixed, tmp_path / "none.h5ad")
+    for name in ("mixed", "none"):
+        again = ad.read_h5ad(tmp_path / f"{name}.h5ad")
+        assert (again.X is None) == (name == "none") and again.obs_names.equals(counts.obs_names)
+        np.testing.assert_array_equal(again.layers["dense"], counts.X.toarray())
+        assert again.layers["empty"].shape == counts.shape and not again.layers["empty"].count_nonzero()
+    assert (ad.read_h5ad(tmp_path / "mixed.h5ad").X != counts.X).nnz == 0
+
+
 def test_highly_variable_genes_are_the_same(path, counts, monkeypatch):
     monkeypatch.setattr("perturbnb.preprocess.PANEL_GENES", 100)
     options = KEYS | dict(max_genes=250, min_genes=10)
