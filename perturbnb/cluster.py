@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 
 import joblib
 import lazy_loader
@@ -44,6 +45,19 @@ def _version():
     import perturbnb
     return perturbnb.__version__
 
+_NEEDED = ("anndata", "perturbnb.bootstrap", "perturbnb.consensus", "perturbnb.preprocess", "perturbnb.workers")
+
+@contextmanager
+def _readied(client):
+    "While the block lasts a worker, also one that comes later, imports what tasks need before it takes any: two threads that import anndata at once may both fail"
+    class Imports(distributed.WorkerPlugin):
+        def setup(self, worker):
+            for name in _NEEDED: import_module(name)
+
+    client.register_plugin(Imports(), name="perturbnb imports")
+    try: yield
+    finally: client.unregister_worker_plugin("perturbnb imports")
+
 def _check_workers(client, patience):
     "Raise `ValueError` unless there are workers, and they have this version of perturbnb"
     try: client.wait_for_workers(1, timeout=patience)
@@ -71,7 +85,7 @@ def dask_client(
         _check_workers(client, max(patience, 60.) if dask == "local" else patience)
         if dask == "local": client.run(set_verbosity, "error")     # what they would say, this process says
         logger.info("dask: %d workers at %s", len(client.nthreads()), client.scheduler.address)
-        with joblib.parallel_config(backend="dask"): yield client
+        with _readied(client), joblib.parallel_config(backend="dask"): yield client
 
 @contextmanager
 def _scheduler(dask, n_workers):

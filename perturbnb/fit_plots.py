@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from .common import check_whole
 from .goodness import Comparison, HeldOut, ModelCheck, NullEdges, Replicates
 from .network import SpinNetwork
 from .figures import NEGATIVE, NODE, POSITIVE, _canvas, _canvases, _separate, style
@@ -111,6 +112,7 @@ def plot_concordance(
     ax: Axes | None = None,
 ) -> Axes:
     "Correlation between the guides of each target against the strength of its response; raises `ValueError` on a response of targets"
+    check_whole("labelled", labelled, 0)
     table = guide_concordance(response)
     known = table[table["correlation"].notna()].sort_values("strength", kind="stable")
     with style():

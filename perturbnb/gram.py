@@ -88,6 +88,20 @@ def _by_gene_kernel(data, indices, indptr, cells, weights, values, genes, first,
             following[genes[p]] = q + 1
         begin = end
 
+def _by_gene(
+    X: sparse.csr_matrix, # (n_cells, n_genes)
+    cells: np.ndarray, # rows that are taken
+    weights: np.ndarray, # (n_cells,)
+) -> tuple[np.ndarray, ...]: # what `_gram_kernel` reads first
+    "Entries of some cells, sorted by gene"
+    n = int((X.indptr[cells + 1] - X.indptr[cells]).sum())
+    gene_type = np.uint16 if X.shape[1] <= 2 ** 16 else np.uint32     # unsigned, so the compiler need not ask whether an index is negative
+    sorted_entries = (np.empty(n, np.float32), np.empty(n, gene_type), np.zeros(X.shape[1] + 1, np.int64),
+                      np.empty(n, np.uint32), np.empty(n, np.uint32), np.empty(n), np.empty(n, np.uint32))
+    _by_gene_kernel(X.data, X.indices, X.indptr, cells, weights, *sorted_entries)
+    return sorted_entries
+
+# %% ../nbs/01_gram.ipynb #e081d224
 @njit(cache=True, nogil=True)
 def _gram_kernel(values, genes, first, place, stop, weighted, cell, parts, counts, G, rows):
     "Rows `rows` of the upper triangle of every G; entry q of gene g is one of `cell[q]`, and stands at `place[q]` of its row, which ends at `stop[q]`"
@@ -123,19 +137,6 @@ def _n_threads(
         if isinstance(n_jobs, bool) or not isinstance(n_jobs, (int, np.integer)) or n_jobs < 1: raise ValueError(f"n_jobs must be at least 1, or -1 for all processors, got {n_jobs!r}")
         return int(n_jobs)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-def _by_gene(
-    X: sparse.csr_matrix, # (n_cells, n_genes)
-    cells: np.ndarray, # rows that are taken
-    weights: np.ndarray, # (n_cells,)
-) -> tuple[np.ndarray, ...]: # what `_gram_kernel` reads first
-    "Entries of some cells, sorted by gene"
-    n = int((X.indptr[cells + 1] - X.indptr[cells]).sum())
-    gene_type = np.uint16 if X.shape[1] <= 2 ** 16 else np.uint32     # unsigned, so the compiler need not ask whether an index is negative
-    sorted_entries = (np.empty(n, np.float32), np.empty(n, gene_type), np.zeros(X.shape[1] + 1, np.int64),
-                      np.empty(n, np.uint32), np.empty(n, np.uint32), np.empty(n), np.empty(n, np.uint32))
-    _by_gene_kernel(X.data, X.indices, X.indptr, cells, weights, *sorted_entries)
-    return sorted_entries
 
 def _sparse_grams(
     X: sparse.csr_matrix, # (n_cells, n_genes)

@@ -351,6 +351,7 @@ def fit_sampled(
     n, n_units = cells.n_spins, cells.n_units
     if any(part.any() for part in penalty.thresholds(n, design.shape[1])): raise ValueError("l1_J and l1_response must be 0 with method='mcmc': use method='pseudo_likelihood'")
     check_whole("max_iter", max_iter, 1)
+    if n_jobs is not None: check_whole("n_jobs", n_jobs, 1)
     if not 0 < step_size <= 2: raise ValueError(f"step_size must be above 0 and at most 2, got {step_size!r}")
     _check_design(cells, design)
     statistics = sufficient_statistics(cells)

@@ -163,7 +163,7 @@ def _approximate(network):
 
 def _null(network, spins, sample_id, n_rounds, seed):
     "Pseudo-targets made of control cells, analysed like the others; None where there are too few controls"
-    analysis = dict(names=network.names, method="pseudo_likelihood", l2_response=network.l2_response)
+    analysis = dict(names=network.names, method="pseudo_likelihood", l2_response=network.l2_response, l1_J=network.parameters["l1_J"])
     try: some = pnb.empirical_null.split_controls(sample_id, network.samples, seed=seed)[1]["target_gene"].astype(str)
     except ValueError as error: return logger.info("no empirical null: %s", error)
 

@@ -155,6 +155,7 @@ def test_interventions_are_refused():
     (lambda cells: fit_exact(Cells(np.zeros((2, 13), np.int8), np.zeros(2, int), np.ones(2), 1), np.eye(1), FLOORS), "at most 12 spins, got 13: use method='pseudo_likelihood' or 'mcmc'"),
     (lambda cells: fit_sampled(cells, np.eye(4), Penalty(B_l1=1.)), "must be 0 with method='mcmc'"),
     (lambda cells: fit_sampled(cells, np.eye(4), FLOORS, sampling_size=0), "sampling_size"),
+    (lambda cells: fit_sampled(cells, np.eye(4), FLOORS, n_jobs=0), "n_jobs must be a whole number of at least 1"),
     (lambda cells: fit_sampled(cells, np.eye(4), FLOORS, mixing=-1), "mixing"),
     (lambda cells: fit_sampled(cells, np.eye(4), FLOORS, max_iter=0), "max_iter"),
     (lambda cells: fit_sampled(cells, np.eye(4), FLOORS, seed=-1), "seed"),

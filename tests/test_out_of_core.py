@@ -195,7 +195,7 @@ def test_map_of_a_sample(prepared, on_disk):
 
 
 def test_the_command_is_the_same(path, tmp_path, monkeypatch):
-    "All stages of a run, and all files but figures and report, with the screen in memory and on disk; the map is of a sample"
+    "All stages of a run, and all files but figures and report, with the screen in memory, on disk, and on disk with two workers; the map is of a sample"
     monkeypatch.setattr("perturbnb.pipeline._MOST_ON_MAP", 400)
     monkeypatch.setattr("perturbnb.pipeline._MOST_CHECKED", 500)
     monkeypatch.setattr("perturbnb.pipeline._write_report", lambda *arguments: None)
@@ -205,10 +205,18 @@ def test_the_command_is_the_same(path, tmp_path, monkeypatch):
     monkeypatch.setattr("perturbnb.fits_memory", lambda *arguments, **more: False)
     monkeypatch.setattr("perturbnb.out_of_core._CHUNK_BYTES", 4 * 600 * 700)
     pnb.run(path, tmp_path / "blocks", **options)
-    for table in sorted((tmp_path / "whole").glob("*.csv")):
-        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "blocks" / table.name), pd.read_csv(table), rtol=1e-3, atol=1e-5, obj=table.name)
-    whole, blocks = (ad.read_h5ad(tmp_path / name / "screen.h5ad") for name in ("whole", "blocks"))
-    np.testing.assert_array_equal(blocks.obsm["spins"], whole.obsm["spins"])
-    np.testing.assert_allclose(blocks.obsm["X_umap"], whole.obsm["X_umap"], rtol=1e-5)
-    assert np.isfinite(blocks.obsm["X_umap"]).all(1).sum() == 400
-    assert (blocks.layers["counts"] != whole.layers["counts"]).nnz == 0
+    pytest.importorskip("distributed", reason="a cluster needs the package distributed: pip install 'perturbnb[cluster]'")
+    monkeypatch.setattr("perturbnb.cluster._WORTH_IT", 1000)
+    sharded, fit = [], pnb.network.infer_network
+    monkeypatch.setattr("perturbnb.infer_network", lambda spins, *arguments, **more: sharded.append(_is_lazy(spins)) or fit(spins, *arguments, **more))
+    pnb.run(path, tmp_path / "cluster", dask="local", **options)
+    assert sharded == [True]
+    whole = ad.read_h5ad(tmp_path / "whole" / "screen.h5ad")
+    for name in ("blocks", "cluster"):
+        for table in sorted((tmp_path / "whole").glob("*.csv")):
+            pd.testing.assert_frame_equal(pd.read_csv(tmp_path / name / table.name), pd.read_csv(table), rtol=1e-3, atol=1e-5, obj=table.name)
+        found = ad.read_h5ad(tmp_path / name / "screen.h5ad")
+        np.testing.assert_array_equal(found.obsm["spins"], whole.obsm["spins"])
+        np.testing.assert_allclose(found.obsm["X_umap"], whole.obsm["X_umap"], rtol=1e-5)
+        assert np.isfinite(found.obsm["X_umap"]).all(1).sum() == 400
+        assert (found.layers["counts"] != whole.layers["counts"]).nnz == 0
