@@ -203,4 +203,4 @@ def fits_memory(
     with _stored(path) as store:
         holder, key = (store, "X") if layer is None else (store["layers"] if "layers" in store else {}, layer)
         size = _matrix_bytes(holder[key]) if key in holder else 0
-    return 5 * size <= 2 / 3 * (psutil.virtual_memory().available if available is None else available)
+    return 5 * size <= 1 / 3 * (psutil.virtual_memory().available if available is None else available)
