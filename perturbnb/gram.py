@@ -144,7 +144,7 @@ def _sparse_grams(
     parts: np.ndarray, # (n_cells,) integer part of each cell
     counts: np.ndarray, # (n_parts, n), how often a part counts in each Gram matrix
     n_threads: int, # genes done at the same time
-    n_entries: int = 2_000_000, # about so many are done at once
+    n_entries: int = 1_000_000, # about so many are done at once
 ) -> np.ndarray: # (n, n_genes, n_genes) float64
     "Gram matrices without a dense block; genes shared among threads"
     if not X.has_canonical_format:
@@ -297,6 +297,23 @@ def gene_scale(
     "Standard deviation of each gene, not below the 20th percentile of the genes that vary"
     sums, squares, _ = _summed(lambda block: _sums(block.tocsr() if sparse.issparse(block) else block), X)
     return _scale_of(sums, squares, X.shape[0])
+
+# %% ../nbs/01_gram.ipynb #f5fda758
+@njit(cache=True, nogil=True)
+def _projection_kernel(data, indices, indptr, first, programs, weights, projection):
+    for c in range(len(projection)):
+        for p in range(indptr[c], indptr[c + 1]):
+            x, g = np.float32(data[p]), indices[p]
+            for q in range(first[g], first[g + 1]): projection[c, programs[q]] += x * weights[q]
+
+def _sparse_projection(
+    X: sparse.csr_matrix, # (n_cells, n_genes)
+    weights: sparse.csr_matrix, # (n_genes, n_programs) float32
+) -> np.ndarray: # (n_cells, n_programs) float32
+    "`X @ weights`, dense"
+    projection = np.zeros((X.shape[0], weights.shape[1]), np.float32)
+    _projection_kernel(X.data, X.indices, X.indptr, weights.indptr, weights.indices, weights.data, projection)
+    return projection
 
 # %% ../nbs/01_gram.ipynb #862c7281
 @njit(cache=True, nogil=True)

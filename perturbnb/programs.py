@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from .common import _read_result, _stored_values, check_flag, check_whole, is_number, seeds_for, written_whole
 from .gene_clusters import ImplicitGram, _embedding, _fit_gram, _fit_spectra, _norms, _unit_rows
-from .gram import _blocks, _centre_gram, _checked_matrix, _n_threads, _reference_means, gene_gram, nonnegative_usage
+from .gram import _blocks, _centre_gram, _checked_matrix, _n_threads, _reference_means, _sparse_projection, gene_gram, nonnegative_usage
 from .multiplicative import _multiplicative
 from .out_of_core import _stacked, _unbacked
 
@@ -124,7 +124,7 @@ def _projection(
     single = sparse.csr_matrix(weights.astype(np.float32)), weights.astype(np.float32)
 
     def of_block(X):
-        if sparse.issparse(X): return (X.astype(np.float32, copy=False) @ single[0]).toarray()
+        if sparse.issparse(X): return _sparse_projection(X, single[0])
         return np.vstack([block @ single[1] for _, block in _blocks(X)])
 
     projection = _stacked(of_block, X)

@@ -298,19 +298,18 @@ class Covariance:
 
     def _parts(self, t):
         "Own part with shared ones (or None), and the weights of shared ones, of a term"
-        at = np.flatnonzero(self.own == t)
-        if len(at): return self.with_shared[at[0]], self.centre[at[0]]
-        weight = np.zeros(self.place.shape)
-        weight[:, len(weight) + int(np.flatnonzero(self.others == t)[0])] = -1
-        return None, weight
+        at, weight = np.flatnonzero(self.own == t), np.zeros(self.place.shape)
+        if len(at): weight = self.centre[at[0]]
+        else: weight[:, len(weight) + int(np.flatnonzero(self.others == t)[0])] = -1
+        ends = np.arange(0, weight.size + 1, weight.shape[1])
+        return self.with_shared[at[0]] if len(at) else None, sparse.csr_array((weight.ravel(), self.place.ravel(), ends), (len(weight), len(self.shared)))
 
     def between(self, a: int, b: int) -> np.ndarray: # (n_spins, n_spins), [i, j] of a's coefficient of i with b's of j
         "Covariance between the coefficients of two terms"
         (own_a, m_a), (own_b, m_b) = self._parts(a), self._parts(b)
-        spread = np.stack([self.shared[:, at] @ m for at, m in zip(self.place, m_b)], axis=1)
-        result = np.stack([m @ spread[at] for at, m in zip(self.place, m_a)])
-        if own_a is not None: result -= np.stack([own_a[:, at] @ m for at, m in zip(self.place, m_b)], axis=1)
-        if own_b is not None: result -= np.stack([own_b[:, at] @ m for at, m in zip(self.place, m_a)])
+        result = m_a @ (m_b @ self.shared).T
+        if own_a is not None: result -= (m_b @ own_a.T).T
+        if own_b is not None: result -= m_a @ own_b.T
         return result + self.alone[np.flatnonzero(self.own == a)[0]] if a == b and own_a is not None else result
 
     def of_own(self) -> np.ndarray: # (n_own, n_spins, n_spins)
