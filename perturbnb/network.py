@@ -374,7 +374,7 @@ def _learned_threshold(problem, strength, l1_J, fits, l2_response, way):
         return threshold, fits
     if not fits or l2_response == "held-out": fits = [*fits, problem.fit(strength, 0., start=(fits[-1].J, fits[-1].B) if fits else None, **way)]
     threshold, spread = coupling_threshold(problem, strength, fits[-1])
-    logger.info("l1_J: %.3g, couplings of mean size %.2g", threshold, spread)
+    logger.info("l1_J: %.3g%s", threshold, f", couplings of mean size {spread:.2g}" if np.isfinite(spread) else "")
     return threshold, fits
 
 # %% ../nbs/02_network.ipynb #6058872d

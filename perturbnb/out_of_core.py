@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import psutil
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from .common import check_kind, check_whole, written_whole
+from .common import check_kind, check_structure, check_whole, written_whole
 
 ad, dask = (lazy_loader.load(name) for name in ("anndata", "dask"))     # so that a command line is quick that reads nothing
 
@@ -53,6 +54,10 @@ def _stored(
     finally:
         if hasattr(store, "close"): store.close()
 
+def _sound(name, block):
+    check_structure(name, block)
+    return block
+
 _CHUNK_BYTES = 100_000_000 # of a block of cells, were it dense
 
 def _by_rows(
@@ -65,8 +70,13 @@ def _by_rows(
 
     if element.attrs.get("encoding-type") == "csc_matrix": raise ValueError(f"{name} must be stored by rows (CSR or dense) to be read in blocks of cells, got CSC")
     n_cells, n_genes = element.attrs["shape"] if "shape" in element.attrs else element.shape
+    if "indptr" in element:
+        ends = element["indptr"][:]
+        if not (len(ends) == n_cells + 1 and ends[0] == 0 and (np.diff(ends) >= 0).all() and ends[-1] == len(element["indices"]) == len(element["data"])):
+            raise ValueError(f"{name} is damaged: the ends of its rows are not those of {n_cells} rows")
     rows = max(1, _CHUNK_BYTES // (4 * max(1, n_genes))) if chunk_cells is None else chunk_cells
-    return read_elem_lazy(element, chunks=(int(min(rows, max(1, n_cells))), int(n_genes)))
+    X = read_elem_lazy(element, chunks=(int(min(rows, max(1, n_cells))), int(n_genes)))
+    return X.map_blocks(partial(_sound, name), dtype=X.dtype, meta=X._meta) if "indptr" in element else X
 
 def open_screen(
     path: str | os.PathLike, # of an .h5ad file or a .zarr folder

@@ -163,7 +163,7 @@ def _approximate(network):
 
 def _null(network, spins, sample_id, n_rounds, seed):
     "Pseudo-targets made of control cells, analysed like the others; None where there are too few controls"
-    analysis = dict(names=network.names, method="pseudo_likelihood", l2_response=network.l2_response, l1_J=network.parameters["l1_J"])
+    analysis = dict(names=network.names, method="pseudo_likelihood", l2_response=network.l2_response)
     try: some = pnb.empirical_null.split_controls(sample_id, network.samples, seed=seed)[1]["target_gene"].astype(str)
     except ValueError as error: return logger.info("no empirical null: %s", error)
 
@@ -184,6 +184,8 @@ def _evidence(screen, programs, spins, network, *, null_rounds, seed):
         found["total"] = _attempt("no effects on mean usage", lambda: pnb.total_effects(programs.usage, sample_id, samples, names=programs.names))
         found["energy"] = _attempt("no energy test", lambda: pnb.energy_test(spins, sample_id, samples, seed=seed))
         if null_rounds and found.get("direct") is not None: found["null"] = _attempt("no empirical null", lambda: _null(network, spins, sample_id, null_rounds, seed))
+    if found.get("null") is not None and len(found["null"].table) < pnb.results._LEAST_PSEUDO_TARGETS:
+        logger.info("%d pseudo-targets of control cells are too few to calibrate p-values: calibrated_p and calibrated_q stay empty", len(found["null"].table))
     return found | _artefacts(screen, spins, network, found.get("uncertainty"), found.get("direct"), seed)
 
 def _of_some(escaped, some, n_cells):
@@ -315,8 +317,11 @@ def compare_with_truth(
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_rand_score
 
-    if "truth" not in analysis.screen.uns: raise ValueError("analysis must be of a screen from simulate_screen, this one has no uns['truth']")
-    truth, programs, targets = analysis.screen.uns["truth"], analysis.programs, analysis.targets
+    truth, programs, targets = analysis.screen.uns.get("truth"), analysis.programs, analysis.targets
+    if not (isinstance(truth, Mapping) and all(isinstance(truth.get(key), pd.DataFrame) for key in ("genes", "J", "response"))):
+        raise ValueError("analysis must be of a screen from simulate_screen, this one has no uns['truth'] of that kind")
+    strange = [target for target in targets.rows if target not in truth["response"].index]
+    if strange: raise ValueError(f"analysis must be of targets that were planted, got {strange[0]!r}")
     planted = truth["genes"]["program"].reindex(programs.genes)
     own = (planted.fillna("") != "").to_numpy()
     weight = np.abs(programs.spectra)
@@ -372,7 +377,7 @@ def _option(text, panel=None): return typer.Option(help=text, rich_help_panel=pa
 _COLUMNS, _CELLS, _PROGRAMS, _ANALYSIS = "Columns of the screen", "Cells and genes", "Programs", "Analysis"
 
 def run(
-    screen: Annotated[Path | None, typer.Argument(help="An .h5ad file with counts; left out: a built-in simulated screen")] = None,
+    screen: Annotated[Path | None, typer.Argument(help="An .h5ad file, or a .zarr folder, with counts; left out: a built-in simulated screen")] = None,
     out: Annotated[Path, _option("Folder for the results; made if it is not there")] = Path("results"),
     guide_key: Annotated[str | None, _option("Column of obs with the guide of each cell", _COLUMNS)] = None,
     target_key: Annotated[str | None, _option("Column of obs with the target gene; left out: read from the guide's name", _COLUMNS)] = None,
@@ -418,7 +423,8 @@ def run(
         with pnb.cluster.dask_client(dask), _staging(Path(out)) as folder, _accounting(n_stages=len(STAGES) + 4) as account:
             _run(screen, folder, preparing, analysing, parameters, account, Stages(Path(out) / ".stages", _versions(), restart))
     except KeyboardInterrupt:
-        logger.warning("Interrupted: results in %s are those of the run before, and the same command goes on from the last finished stage", out)
+        there = "are those of the run before" if (Path(out) / "run.json").exists() else "are not there yet"
+        logger.warning("Interrupted: results in %s %s, and the same command goes on from the last finished stage", out, there)
         raise
     logger.info("Done: %s", Path(out) / "report.html")
 
@@ -429,8 +435,10 @@ def _check_run(screen, parameters):
     check_whole("max_genes", parameters["max_genes"], 1)
     if parameters["programs"] is not None: pnb.annotation._read_programs(Path(parameters["programs"]))
     if parameters["multi_guide"] not in ("drop", "keep"): raise ValueError(f"multi_guide must be one of drop, keep, got {parameters['multi_guide']!r}")
-    there = screen is None or Path(screen).is_file() or Path(screen).suffix == ".zarr" and Path(screen).is_dir()
-    if not there: raise ValueError(f"screen must be an .h5ad file, there is no file {str(screen)!r}")
+    path, is_zarr = Path(screen or ""), screen is not None and Path(screen).suffix.lower() == ".zarr"
+    if is_zarr and not path.is_dir(): raise ValueError(f"screen must be an .h5ad file or a .zarr folder, there is no folder {str(screen)!r}")
+    if screen is None or is_zarr or path.is_file(): return
+    raise ValueError(f"screen must be an .h5ad file, {f'{str(screen)!r} is a folder' if path.is_dir() else f'there is no file {str(screen)!r}'}")
 
 def _opened(path, layer):
     "The path of a screen, or what it holds, left on disk, where that is too large for the memory; says so"
@@ -504,7 +512,7 @@ def _run_record(analysis, parameters, account, started):
                         "n_modules": analysis.modules.n_modules, "n_groups": analysis.groups.n_groups},
             "converged": bool(network.converged and analysis.programs.converged), "fit": {name: float(value) for name, value in analysis.quality.items()},
             "network": {"method": network.method, "l2_response": float(network.l2_response), "l1_J": float(network.parameters["l1_J"])}, "evidence": _evidence_record(analysis),
-            "truth": compare_with_truth(analysis) if "truth" in analysis.screen.uns else None, "warnings": account.warnings}
+            "truth": _attempt("no comparison with what was planted", lambda: compare_with_truth(analysis)) if "truth" in analysis.screen.uns else None, "warnings": account.warnings}
 
 def _evidence_record(analysis):
     "Which errors and tests there are"

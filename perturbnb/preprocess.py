@@ -24,7 +24,7 @@ import scanpy as sc
 from scipy import sparse
 
 import perturbnb
-from .common import check_finite, check_flag, check_kind, is_number, nearest
+from .common import check_finite, check_flag, check_kind, check_structure, is_number, nearest
 from .out_of_core import _is_lazy, _mapped, _stacked, _summed
 
 logger = logging.getLogger("perturbnb")
@@ -111,6 +111,7 @@ def _counts(adata: ad.AnnData, layer: str | None): # CSR float32, or a dask arra
     layers = [name for name in adata.layers if name is not None]       # anndata 0.13 lists X as the layer None
     if layer is not None and layer not in layers: raise ValueError(f"layer={layer!r} is not a layer: {nearest(layer, layers)}")
     X, name = (adata.X, "X") if layer is None else (adata.layers[layer], f"layer {layer!r}")
+    for key, matrix in {"X": adata.X, **{f"layer {key!r}": adata.layers[key] for key in layers}}.items(): check_structure(key, matrix)
     if X is None: raise ValueError(f"screen has no X; name the layer that holds the counts, layer=... Layers: {_listed(layers)}")
     if 0 in X.shape: raise ValueError(f"screen is empty: {X.shape[0]} cells x {X.shape[1]} genes")
     if fault := _fault(X):

@@ -150,6 +150,32 @@ def test_what_is_no_expression(prepared, tmp_path, value, message):
     with pytest.raises(ValueError, match=message): pnb.find_programs(pnb.open_screen(tmp_path / "broken.h5ad"), 5)
 
 
+DAMAGES = {"a gene that is not there": ("indices", 70, 600, ""), "a gene far away": ("indices", slice(0, 100), 5_000_000, ""), "a gene below the first": ("indices", 9, -1, ""),
+           "rows without an end": ("indptr", slice(900, None), 0, "the ends"), "a row of millions": ("indptr", 100, 10**8, "the ends"),
+           "a first row without a begin": ("indptr", 0, 3, "the ends")}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("way", ["path", "in memory", "in blocks", "programs in blocks", "programs in memory"])
+def test_a_damaged_matrix_is_refused(counts, prepared, tmp_path, damage, way):
+    "What leads out of the matrix would crash the process in a compiled function"
+    path, (part, where, value, in_blocks) = tmp_path / "damaged.h5ad", DAMAGES[damage]
+    (prepared if "programs" in way else counts).write_h5ad(path)
+    if way in ("in memory", "programs in memory"):
+        screen = ad.read_h5ad(path)
+        getattr(screen.X, part)[where] = value
+    with h5py.File(path, "r+") as file:
+        values = file["X"][part][:]
+        values[where] = value
+        file["X"][part][:] = values
+    with pytest.raises(ValueError, match="X is damaged: " + (in_blocks if "blocks" in way else "the places") if way != "path" else "damaged"):
+        if way == "path": pnb.prepare_screen(path, **KEYS)
+        if way == "in memory": pnb.prepare_screen(screen, **KEYS)
+        if way == "in blocks": pnb.prepare_screen(pnb.open_screen(path, chunk_cells=800), **KEYS)
+        if way == "programs in blocks": pnb.find_programs(pnb.open_screen(path, chunk_cells=800), 5)
+        if way == "programs in memory": pnb.find_programs(screen, 5)
+
+
 def test_what_cannot_be_opened(tmp_path, counts):
     ad.AnnData(counts.X.tocsc(), obs=counts.obs).write_h5ad(tmp_path / "columns.h5ad")
     (tmp_path / "text.h5ad").write_text("no file of this kind")
@@ -159,6 +185,9 @@ def test_what_cannot_be_opened(tmp_path, counts):
         with pytest.raises(ValueError, match=message): pnb.open_screen(tmp_path / name)
     with pytest.raises(ValueError, match="path must end in .h5ad"): pnb.write_screen(counts, tmp_path / "x.csv")
     with pytest.raises(ValueError, match="existing folder"): pnb.write_screen(counts, tmp_path / "nowhere" / "x.h5ad")
+    (tmp_path / "folder.h5ad").mkdir()
+    with pytest.raises(ValueError, match="path must be a file, .*folder.h5ad' is a folder"): pnb.write_screen(counts, tmp_path / "folder.h5ad")
+    with pytest.raises(ValueError, match="path must lie in a folder that can be written"): pnb.write_screen(counts, "/proc/x.h5ad")
 
 
 def test_failed_writing_keeps_what_was_there(tmp_path, on_disk):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 from inspect import signature
@@ -124,6 +125,8 @@ def damaged(place):
 MISTAKES = {
     "unknown option": (["tiny.h5ad", "--guidekey", "guide"], "No such option: --guidekey"),
     "missing file": (["nowhere.h5ad", *KEYS], "there is no file 'nowhere.h5ad'"),
+    "missing zarr": (["nowhere.zarr", *KEYS], "screen must be an .h5ad file or a .zarr folder, there is no folder 'nowhere.zarr'"),
+    "a folder": ([".", *KEYS], "screen must be an .h5ad file, '.' is a folder"),
     "wrong column": (["tiny.h5ad", "--guide-key", "guides", "--control", "control"], "--guide-key='guides' is not a column of obs: did you mean 'guide'?"),
     "number expected": (["tiny.h5ad", *KEYS, "--n-programs", "many"], "'--n-programs': "),
     "no column": (["tiny.h5ad"], "Is it --guide-key='guide'?"),
@@ -376,6 +379,15 @@ def test_programs_from_elsewhere(prepared, usual, tmp_path):
         np.testing.assert_allclose(again.network.J, usual.network.J, atol=0.01)
     for option in (dict(n_programs=6), dict(signed=True), dict(overlap=2)):
         with pytest.raises(ValueError, match="must be left out when programs are given"): analyse_screen(prepared, programs=usual.programs, **option)
+
+
+def test_a_truth_of_another_kind_is_refused(usual):
+    "A screen may bring an uns['truth'] of its own, or targets that were never planted"
+    planted = usual.screen.uns["truth"]
+    for truth, message in (({"source": "lab book"}, "of that kind"), ("true", "of that kind"), ({**planted, "response": planted["response"].iloc[:0]}, "targets that were planted")):
+        other = replace(usual, screen=usual.screen.copy())
+        other.screen.uns["truth"] = truth
+        with pytest.raises(ValueError, match=message): compare_with_truth(other)
 
 
 def test_options_reach_the_programs(prepared, usual, monkeypatch):
