@@ -36,7 +36,7 @@ def embed_cells(
         if max_cells is not None: check_whole("max_cells", max_cells, 4)
         shown = np.arange(adata.n_obs)
         if max_cells is not None and adata.n_obs > max_cells: shown = np.sort(np.random.default_rng(seed).choice(adata.n_obs, max_cells, replace=False))
-        logger.info("no X_umap in obsm: making a UMAP of %d cells, embed_cells(..., copy=True) keeps it", len(shown))
+        logger.info("no X_umap in obsm: making a UMAP of %d cells", len(shown))
         umap = np.full((adata.n_obs, 2), np.nan, np.float32)
         umap[shown] = _umap(adata if len(shown) == adata.n_obs else adata[shown], n_components, n_neighbors, use_rep, seed)
     if not copy: return umap

@@ -307,10 +307,11 @@ def _projection_kernel(data, indices, indptr, first, programs, weights, projecti
             for q in range(first[g], first[g + 1]): projection[c, programs[q]] += x * weights[q]
 
 def _sparse_projection(
-    X: sparse.csr_matrix, # (n_cells, n_genes)
+    X, # (n_cells, n_genes), sparse
     weights: sparse.csr_matrix, # (n_genes, n_programs) float32
 ) -> np.ndarray: # (n_cells, n_programs) float32
     "`X @ weights`, dense"
+    X = X.tocsr()
     projection = np.zeros((X.shape[0], weights.shape[1]), np.float32)
     _projection_kernel(X.data, X.indices, X.indptr, weights.indptr, weights.indices, weights.data, projection)
     return projection

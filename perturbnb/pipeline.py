@@ -536,8 +536,10 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def _as_options(message):
     "The message with parameters written as options of the command line"
-    names = sorted((name for name in signature(run).parameters if "_" in name), key=len, reverse=True)
-    return re.sub(rf"\b({'|'.join(names)})\b", lambda match: "--" + match[1].replace("_", "-"), message)
+    names = sorted(signature(run).parameters, key=len, reverse=True)
+    several, one = ("|".join(name for name in names if ("_" in name) is wanted and name != "screen") for wanted in (True, False))
+    message = re.sub(rf"\b({several})\b", lambda match: "--" + match[1].replace("_", "-"), message)
+    return re.sub(rf"^(?:{one})(?= must\b)|(?<![\w-])(?:{one})(?==)", r"--\g<0>", message)       # a word may be just a word elsewhere
 
 def main() -> None:
     "Entry point of the command `perturbnb`"
