@@ -54,6 +54,7 @@ def _stored(
     finally:
         if hasattr(store, "close"): store.close()
 
+# %% ../nbs/00_out_of_core.ipynb #1b9984f0
 def _sound(name, block):
     check_structure(name, block)
     return block

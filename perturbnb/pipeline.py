@@ -188,6 +188,7 @@ def _evidence(screen, programs, spins, network, *, null_rounds, seed):
         logger.info("%d pseudo-targets of control cells are too few to calibrate p-values: calibrated_p and calibrated_q stay empty", len(found["null"].table))
     return found | _artefacts(screen, spins, network, found.get("uncertainty"), found.get("direct"), seed)
 
+# %% ../nbs/08_pipeline.ipynb #b838a940
 def _of_some(escaped, some, n_cells):
     "The same with a posterior for every cell, unknown for those that were not looked at"
     posterior = np.full(n_cells, np.nan)
@@ -453,6 +454,7 @@ def _prepared(screen, preparing, seed, stages):
     def prepare(): return {"screen": pnb.prepare_screen(pnb.simulate_screen(seed=seed) if screen is None else _opened(Path(screen), preparing.get("layer")), **preparing)}
     return stages.through("prepare", prepare, options=source | preparing)["screen"]
 
+# %% ../nbs/08_pipeline.ipynb #fe6b7f8e
 def _written(analysis, tables, folder, stages, account):
     "Figures and tables in `folder`; gives name, caption and width of each figure"
     reads = [f.name for f in fields(Analysis)]
