@@ -71,13 +71,14 @@ def _by_rows(
 
     if element.attrs.get("encoding-type") == "csc_matrix": raise ValueError(f"{name} must be stored by rows (CSR or dense) to be read in blocks of cells, got CSC")
     n_cells, n_genes = element.attrs["shape"] if "shape" in element.attrs else element.shape
-    if "indptr" in element:
+    is_sparse = "shape" in element.attrs
+    if is_sparse:
         ends = element["indptr"][:]
-        if not (len(ends) == n_cells + 1 and ends[0] == 0 and (np.diff(ends) >= 0).all() and ends[-1] == len(element["indices"]) == len(element["data"])):
+        if not (len(ends) == n_cells + 1 and ends[0] == 0 and (np.diff(ends) >= 0).all() and ends[-1] == element["indices"].shape[0] == element["data"].shape[0]):
             raise ValueError(f"{name} is damaged: the ends of its rows are not those of {n_cells} rows")
     rows = max(1, _CHUNK_BYTES // (4 * max(1, n_genes))) if chunk_cells is None else chunk_cells
     X = read_elem_lazy(element, chunks=(int(min(rows, max(1, n_cells))), int(n_genes)))
-    return X.map_blocks(partial(_sound, name), dtype=X.dtype, meta=X._meta) if "indptr" in element else X
+    return X.map_blocks(partial(_sound, name), dtype=X.dtype, meta=X._meta) if is_sparse else X
 
 def open_screen(
     path: str | os.PathLike, # of an .h5ad file or a .zarr folder

@@ -478,7 +478,7 @@ def test_a_folder_that_is_removed_is_said_in_one_line(ready, monkeypatch, capsys
     if where == "prepare": monkeypatch.setattr(pipeline.pnb, "prepare_screen", then(pnb.prepare_screen, happens))
     if where == "network": monkeypatch.setitem(_CHAIN, "network", [then_named(_CHAIN["network"][0], happens)])
     if where == "figures": monkeypatch.setattr(pipeline, "_draw_figures", then(lambda analysis, folder: folder.mkdir(), happens))
-    assert last_line(capsys).startswith("perturbnb: out must stay where it is while a run works, 'out' was removed or moved")
+    assert last_line(capsys).startswith("perturbnb: --out must stay where it is while a run works, 'out' was removed or moved")
     assert not ready.exists()
 
 
@@ -494,7 +494,7 @@ def test_a_full_disk_is_said_in_one_line(ready, limit):
     done = subprocess.run([sys.executable, "-m", "perturbnb", *sys.argv[1:]], capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     line = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert line.startswith("perturbnb: out must have room and stay writable, got 'out'") and line.endswith("results of the run before are untouched")
+    assert line.startswith("perturbnb: --out must have room and stay writable, got 'out'") and line.endswith("results of the run before are untouched")
     assert bytes_of(ready) == before and not list(ready.rglob("*.part.*")) and not list(ready.glob(".partial*"))
 
 
@@ -506,7 +506,7 @@ def test_no_space_left_wherever_it_is_noticed(ready, monkeypatch, capsys, writer
     if writer == "to_csv": shutil.rmtree(next((ready / ".stages").glob("tables-*/")))
     owner = {"savez": np, "to_csv": pd.DataFrame, "write_text": type(ready)}[writer]
     monkeypatch.setattr(owner, writer, full)
-    assert last_line(capsys) == "perturbnb: out must have room and stay writable, got 'out': No space left on device; results of the run before are untouched"
+    assert last_line(capsys) == "perturbnb: --out must have room and stay writable, got 'out': No space left on device; results of the run before are untouched"
     monkeypatch.undo()
     assert bytes_of(ready) == before and not list(ready.rglob("*.part.*"))
 
