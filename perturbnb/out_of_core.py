@@ -179,10 +179,10 @@ def _write_blocks(
     ends = np.cumsum([0, *next(iter(streamed.values())).chunks[0]])
     blocks = [slice(*rows) for rows in pairwise(ends)]
     with h5py.File(path, "a") as file:
+        if "X" in streamed and "X" in file: del file["X"]               # the place of an X that is not there
         for first in range(0, len(blocks), _AT_ONCE):
             made = _computed(*([X[rows] for X in streamed.values()] for rows in blocks[first:first + _AT_ONCE]))
             for key, X in ((key, X) for each in made for key, X in zip(streamed, each)):
-                if first == 0 and key in file and "indptr" not in file[key]: del file[key]           # an empty X
                 if key in file: ad.io.sparse_dataset(file[key]).append(X)
                 else:
                     X.indptr = X.indptr.astype(np.int64)          # room for more than two billion entries
